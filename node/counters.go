@@ -23,7 +23,7 @@ func (n *Node) countServices() counter.List {
 	t := n.table.Load()
 	endpoints := 0
 	for _, s := range t.Services().All() {
-		endpoints += len(s.Endpoints)
+		endpoints += s.Len()
 	}
 	return counter.List{
 		counter.One(counter.Gauge, "tapestry_services", "Services that lead somewhere, headless ones and names of others (ExternalName) among them.",

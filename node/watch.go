@@ -185,8 +185,8 @@ func (w *watch) counters() counter.List {
 		if counts[n] == nil {
 			counts[n] = new([3]int)
 		}
-		for i := range s.Endpoints {
-			counts[n][stateOf(s, &s.Endpoints[i])]++
+		for e := range s.All() {
+			counts[n][stateOf(s, e)]++
 		}
 	}
 	for _, n := range append(names, latency.Name{}) {

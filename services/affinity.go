@@ -1,8 +1,6 @@
 package services
 
 import (
-	"slices"
-
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/affinity"
 )
@@ -41,25 +39,17 @@ func sessionHash(client *packet.Addr, turn uint32) uint64 {
 
 // backend returns the backend with that id, nil if the set has none.
 func (s *set) backend(id uint64) *backend {
-	i, found := slices.BinarySearchFunc(s.backends, id, func(b backend, id uint64) int {
-		switch {
-		case b.id < id:
-			return -1
-		case b.id > id:
-			return 1
-		}
-		return 0
-	})
+	i, found := s.search(id)
 	if !found {
 		return nil
 	}
-	return &s.backends[i]
+	return s.at(i)
 }
 
-// changedOf returns the backends of Services with session affinity that may be chosen in the units gone or in the units
-// come, but not in both. Sessions with one that left end. So do those with one that comes: they were begun with a Table
+// changedOf returns the backends of Services with session affinity that may be chosen in the pieces gone or in the
+// pieces come, but not in both. Sessions with one that left end. So do those with one that comes: they were begun with a Table
 // that did not know yet that the backend had left.
-func changedOf(gone, come []*unit) map[uint64]struct{} {
+func changedOf(gone, come []*piece) map[uint64]struct{} {
 	changed := choosable(gone)
 	for id := range choosable(come) {
 		if _, stays := changed[id]; stays {
@@ -74,14 +64,14 @@ func changedOf(gone, come []*unit) map[uint64]struct{} {
 	return changed
 }
 
-// choosable returns the backends in the units of Services with session affinity that may be chosen by some client; nil
+// choosable returns the backends in the pieces of Services with session affinity that may be chosen by some client; nil
 // if there are none.
-func choosable(units []*unit) (ids map[uint64]struct{}) {
-	for _, u := range units {
-		if !u.affinity {
+func choosable(pieces []*piece) (ids map[uint64]struct{}) {
+	for _, p := range pieces {
+		if !p.affinity {
 			continue
 		}
-		for _, s := range u.states {
+		for _, s := range p.states {
 			if s.is < packet.BackendServing {
 				continue
 			}

@@ -41,7 +41,7 @@ const pickTries = 8
 // another returns a backend that is not among the refused; nil if there is none.
 func (s *set) another(h uint64, refused []uint64) *backend {
 	bs := s.backends
-	if s.picker == nil && len(s.slots) == 0 {
+	if s.picker == nil && len(s.slots) == 0 && s.tree == nil {
 		return s.heaviest(h, refused)
 	}
 	for i := range uint64(pickTries) {
@@ -61,8 +61,8 @@ func (s *set) another(h uint64, refused []uint64) *backend {
 // heaviest is rendezvous hashing among the backends that are not among the refused.
 func (s *set) heaviest(h uint64, refused []uint64) (best *backend) {
 	most := uint64(0)
-	for i := range s.backends {
-		b := &s.backends[i]
+	for i := range s.size() {
+		b := s.at(i)
 		if w := score(h, b.id); (best == nil || w > most) && !slices.Contains(refused, b.id) {
 			best, most = b, w
 		}

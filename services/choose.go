@@ -109,8 +109,12 @@ func hashString[S string | []byte](h uint64, s S) uint64 {
 // table.
 const rendezvousMax = 16
 
+// maglevMax is the size of the largest set that gets a Maglev table. Such a table is made anew when one backend changes,
+// and of 100,000 backends it would take 64 MB and seconds; a larger set gets a tree.
+const maglevMax = 1000
+
 // maglevPrimes are the possible sizes of a Maglev table.
-var maglevPrimes = []uint32{2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139, 524287, 1048573, 4194301, 16777213}
+var maglevPrimes = []uint32{2039, 4093, 8191, 16381, 32749, 65521}
 
 // maglevLoad is the least number of slots per backend. The shares of backends differ by about 1/maglevLoad at most
 // (Eisenbud et al., "Maglev", NSDI 2016, 3.4).

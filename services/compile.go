@@ -27,18 +27,25 @@ func problemOf(s *Service, format string, args ...any) Problem {
 // unit is one Service, compiled without regard to other Services. It never changes, except for reach and ready, which
 // are filled on demand.
 type unit struct {
+	piece
 	fronts []front // the frontends that the Service asks for; service is not filled in
 	// sets has four sets per port: the whole cluster's and this node's, each for IPv4 and IPv6. See setIndex.
 	sets     []set
-	states   []state
 	problems []Problem
+	held     []uint64 // the backends whose Loads the unit holds, until it is dropped
+	reach    sync.Map // results of Endpoints: []netip.AddrPort, by port index
+	ready    func() map[netip.Addr]bool
+	parts    []*part  // those of the Service, compiled
+	whole    []united // of parts, two per port: the whole cluster's, for IPv4 and IPv6
+}
+
+// piece is what the states of backends, and other things that Tables count, have of a unit, or of a part of one.
+type piece struct {
+	states   []state
 	standing []leaving.Endpoint // those on this node that clients on other nodes may be sent to
 	here     []frontKey         // where endpoints on this node serve
 	anywhere []frontKey         // where endpoints without a known node serve
 	affinity bool               // the Service has session affinity
-	held     []uint64           // the backends whose Loads the unit holds, until it is dropped
-	reach    sync.Map           // results of Endpoints: []netip.AddrPort, by port index
-	ready    func() map[netip.Addr]bool
 }
 
 // state is the state of a backend as one port of the Service sees it. A unit may list one backend several times.
@@ -105,31 +112,32 @@ type portKey struct {
 	proto packet.Proto
 }
 
-func newUnit(s *Service, p place, loads *balance.Loads) *unit {
-	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: newServing(s.Endpoints).sorted(), loads: loads}
+// newUnit compiles s. was is the unit of the same Service before, of which parts are taken over, or nil.
+func newUnit(s *Service, p place, loads *balance.Loads, was *unit) *unit {
+	b := unitBuilder{unit: &unit{piece: piece{affinity: s.Affinity > 0}}, place: p, s: s, loads: loads}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
 	}
-	b.anywhere = endpointsAt(s, "")
-	if p.node != "" {
-		b.here = endpointsAt(s, p.node)
-	}
 	b.ready = sync.OnceValue(func() map[netip.Addr]bool { return readyAddrs(s) })
+	if len(s.Parts) > 0 && methodOf(s).Stateless() {
+		b.unite(was)
+		return b.unit
+	}
+	endpoints := s.listed()
+	b.serving = newServing(endpoints).sorted()
+	b.places(endpoints, &b.piece)
 	for j := range s.Ports {
 		if !b.usable(j) {
 			continue
 		}
 		serving := b.serving.port(&s.Ports[j])
-		if len(serving) == 0 && len(s.Endpoints) > 0 && !headless(s) {
-			p := &s.Ports[j]
-			b.problem("no endpoint serves port %d/%s (%q): check that targetPort is a port number or the name of a container port",
-				p.Port, protoName(p.Protocol), p.Name)
-		}
-		b.stand(&s.Ports[j], serving)
+		b.served(j, len(serving) > 0)
+		b.stand(&s.Ports[j], serving, &b.piece)
 		for _, is4 := range [...]bool{true, false} {
 			if b.fronted(&s.Ports[j], is4) {
-				b.port(j, is4, serving)
+				b.portSets(j, is4, serving)
+				b.portFronts(j, is4)
 			}
 		}
 	}
@@ -137,10 +145,27 @@ func newUnit(s *Service, p place, loads *balance.Loads) *unit {
 	return b.unit
 }
 
+// served records a problem when no endpoint serves port j.
+func (b *unitBuilder) served(j int, is bool) {
+	if !is && b.s.Len() > 0 && !headless(b.s) {
+		p := &b.s.Ports[j]
+		b.problem("no endpoint serves port %d/%s (%q): check that targetPort is a port number or the name of a container port",
+			p.Port, protoName(p.Protocol), p.Name)
+	}
+}
+
+// places fills in where endpoints serve that are on this node or on none.
+func (b *unitBuilder) places(endpoints []Endpoint, to *piece) {
+	to.anywhere = endpointsAt(endpoints, "")
+	if b.place.node != "" {
+		to.here = endpointsAt(endpoints, b.place.node)
+	}
+}
+
 // endpointsAt returns the addresses and ports of the endpoints on a node, or of those without a known node for "".
-func endpointsAt(s *Service, node string) (list []frontKey) {
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
+func endpointsAt(endpoints []Endpoint, node string) (list []frontKey) {
+	for i := range endpoints {
+		e := &endpoints[i]
 		if e.Node != node {
 			continue
 		}
@@ -197,10 +222,9 @@ func (b *unitBuilder) nodePorted(p *Port, is4 bool) bool {
 	return p.NodePort != 0 && b.place.hasNodes(is4) && (len(ips) == 0 || slices.ContainsFunc(ips, familyOf(is4).has))
 }
 
-// port adds the frontends and backends of one Service port in one family. serving are the endpoints that serve it.
-func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
+// portFronts adds the frontends of one Service port in one family.
+func (b *unitBuilder) portFronts(j int, is4 bool) {
 	s, p := b.s, &b.s.Ports[j]
-	b.portSets(j, is4, serving)
 	whole := setIndex(j, false, is4)
 	internal, external := setIndex(j, s.InternalLocal, is4), setIndex(j, s.ExternalLocal, is4)
 	f := front{set: internal, inside: internal, port: uint16(j), affinity: s.Affinity > 0}
@@ -244,7 +268,7 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
 	*whole = b.set(choose(serving, s.PublishNotReady, Scope{Family: familyOf(is4)}), id, packet.NoEndpoints)
 	switch {
-	case len(whole.backends) == 0:
+	case whole.size() == 0:
 		local.empty = packet.NoEndpoints
 	case s.InternalLocal || s.ExternalLocal:
 		*local = b.set(choose(serving, s.PublishNotReady, Scope{Family: familyOf(is4), Node: b.place.node}), id, packet.DropLocal)
@@ -275,8 +299,18 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 		slices.SortFunc(bs, byID)
 	}
 	// An endpoint is in two EndpointSlices for a moment while its controller moves it.
-	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id }), ending: ending}
-	if m := methodOf(b.s); m == balance.Maglev || m == balance.Hash && len(s.backends) > rendezvousMax {
+	s := b.chosen(slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id }))
+	s.ending = ending
+	return s
+}
+
+// chosen returns the set of backends, which are sorted by id, with what it takes to choose one by hash.
+func (b *unitBuilder) chosen(bs []backend) set {
+	s, m := set{backends: bs}, methodOf(b.s)
+	switch {
+	case m.Stateless() && len(bs) > maglevMax:
+		s.backends, s.tree = nil, newTree(bs)
+	case m == balance.Maglev || m == balance.Hash && len(bs) > rendezvousMax:
 		s.slots = b.slots(&s)
 	}
 	return s

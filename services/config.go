@@ -1,7 +1,9 @@
 package services
 
 import (
+	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"tapestry.dev/tapestry/balance"
@@ -77,6 +79,51 @@ type Service struct {
 	// Service (spec.healthCheckNodePort); 0 means none.
 	HealthCheckNodePort uint16
 	Endpoints           []Endpoint
+	// Parts has the endpoints of a Service with very many instead: then one that changes costs its part, and not all.
+	Parts []*Part
+}
+
+// Part is a part of a Service's endpoints. It must not be changed after it is in a Service, as successive Services
+// share it. An endpoint may be in several parts.
+type Part struct{ Endpoints []Endpoint }
+
+// All yields all endpoints, those of parts included.
+func (s *Service) All() iter.Seq[*Endpoint] {
+	return func(yield func(*Endpoint) bool) {
+		for i := range s.Endpoints {
+			if !yield(&s.Endpoints[i]) {
+				return
+			}
+		}
+		for _, p := range s.Parts {
+			for i := range p.Endpoints {
+				if !yield(&p.Endpoints[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Len returns the number of endpoints.
+func (s *Service) Len() int {
+	n := len(s.Endpoints)
+	for _, p := range s.Parts {
+		n += len(p.Endpoints)
+	}
+	return n
+}
+
+// listed returns all endpoints in one list, which must not be changed.
+func (s *Service) listed() []Endpoint {
+	if len(s.Parts) == 0 {
+		return s.Endpoints
+	}
+	list := slices.Grow(slices.Clone(s.Endpoints), s.Len()-len(s.Endpoints))
+	for _, p := range s.Parts {
+		list = append(list, p.Endpoints...)
+	}
+	return list
 }
 
 // Port is one port of a Service.

@@ -11,7 +11,8 @@
 // Updates. Each Service is compiled by itself into a unit. Update reuses the units of unchanged Services, and reuses
 // what is known of frontends when no frontend has changed. Services, units and the states of backends are kept in lists
 // and maps of package roll, of which successive Tables share nearly all. So one endpoint among 50,000 Services costs
-// the compilation of its own Service, as among 10.
+// the compilation of its own Service, as among 10. A Service with very many endpoints has them in parts, which are
+// compiled by themselves, so that one endpoint costs its part.
 //
 // Finding a frontend. There are two hash tables: one by address, port and protocol, and one by address for all
 // addresses with a special meaning. A NodePort is in the first table once per family of its Service, not once per
@@ -40,8 +41,9 @@
 // backends. It does not depend on the order of the backends, on the frontend's address, or on earlier choices. Up to
 // rendezvousMax backends are all weighed (rendezvous hashing). Larger sets get a Maglev table, whose lookup takes the
 // same time for any size. It depends on the pods alone, so the ports of a Service that the same pods serve share one.
-// Both move few flows when one backend is added or removed: rendezvous hashing moves only the flows of the removed
-// backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
+// Sets of more than maglevMax get a tree, of which one backend changes a few nodes. All move few flows when one backend
+// is added or removed: rendezvous hashing moves only the flows of the removed backend, Maglev moves about one percent
+// more, a tree the flows of about twenty backends. A set that grows or shrinks past rendezvousMax or maglevMax
 // distributes all flows anew. None of this moves a flow that the flow table knows.
 //
 // Other choices. Service.Balance names another way to choose, which package balance implements. Such a choice depends

@@ -53,9 +53,9 @@ func (t *Table) Serves(namespace, name string, a netip.Addr) bool {
 
 // readyAddrs returns the addresses of the ready endpoints of s.
 func readyAddrs(s *Service) map[netip.Addr]bool {
-	ready := make(map[netip.Addr]bool, len(s.Endpoints))
-	for i := range s.Endpoints {
-		if e := &s.Endpoints[i]; e.Ready || s.PublishNotReady {
+	ready := make(map[netip.Addr]bool, s.Len())
+	for e := range s.All() {
+		if e.Ready || s.PublishNotReady {
 			ready[e.Addr.Unmap()] = true
 		}
 	}

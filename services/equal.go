@@ -62,7 +62,11 @@ func equalFronts(a, b *Service) bool {
 		(a.SourceRanges == nil) == (b.SourceRanges == nil) && equalLists(a.SourceRanges, b.SourceRanges, same)
 }
 
-func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) }
+func equalBacks(a, b *Service) bool {
+	return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) && equalLists(a.Parts, b.Parts, func(p, q **Part) bool {
+		return *p == *q || equalLists((*p).Endpoints, (*q).Endpoints, equalEndpoints)
+	})
+}
 
 func equalEndpoints(a, b *Endpoint) bool {
 	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node &&

@@ -15,10 +15,10 @@ func (t *Table) HealthChecks() []HealthCheck {
 	for _, i := range t.checked {
 		s := t.config.Services.At(int(i))
 		local := map[string]bool{}
-		for i := range s.Endpoints {
+		for e := range s.All() {
 			// Terminating endpoints do not count, although they still serve: load balancers are to use another node
 			// (KEP-1669).
-			if e := &s.Endpoints[i]; e.Node == t.config.Node && (e.Ready || s.PublishNotReady) {
+			if e.Node == t.config.Node && (e.Ready || s.PublishNotReady) {
 				local[e.ID] = true
 			}
 		}

@@ -75,9 +75,9 @@ func (t *Table) HasFrontend(at netip.AddrPort, proto packet.Proto) bool {
 func (t *Table) served(f *front) Served {
 	sets := t.units.At(int(f.service)).sets
 	switch {
-	case len(sets[f.set].backends) > 0:
+	case sets[f.set].size() > 0:
 		return ServedAll
-	case len(sets[f.inside].backends) > 0:
+	case sets[f.inside].size() > 0:
 		return ServedInside
 	}
 	return ServedNone
@@ -139,10 +139,10 @@ const mostShown = 20
 
 func (s *set) String() string {
 	switch {
-	case len(s.backends) > 0:
+	case s.size() > 0:
 		var out []string
-		for _, b := range s.backends {
-			out = append(out, b.to.AddrPort().String())
+		for i := range s.size() {
+			out = append(out, s.at(i).to.AddrPort().String())
 		}
 		slices.Sort(out)
 		if more := len(out) - mostShown; more > 0 {

@@ -46,7 +46,7 @@ type Target struct {
 	pod uint64 // the endpoint's podID; only in Targets of a serving that is sorted
 }
 
-// Select returns the endpoints of s to which new flows to its port p may go, in the order of s.Endpoints.
+// Select returns the endpoints of s to which new flows to its port p may go, in their order.
 //
 //   - An endpoint serves p when it has a port of the same name and protocol, and an address of the scope's family.
 //   - Ready endpoints are used. With PublishNotReady all endpoints count as ready.
@@ -56,7 +56,7 @@ type Target struct {
 //   - If the scope has no ready endpoint, endpoints that are terminating but still serving are used (KEP-1669). This is
 //     decided within the scope: a node may use its terminating endpoint although other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {
-	return choose(newServing(s.Endpoints).port(p), s.PublishNotReady, scope)
+	return choose(newServing(s.listed()).port(p), s.PublishNotReady, scope)
 }
 
 // choose is Select among the endpoints that serve the port.

@@ -1,7 +1,6 @@
 package services
 
 import (
-	"cmp"
 	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -48,10 +47,9 @@ const (
 // instead returns a backend of the first set that is in all others, too, and can take the place of the tuple's
 // destination: one on this node if there is one among mostTries, else any; nil if there is none.
 func (t *Table) instead(all []*set, tuple *packet.Tuple, wrapped bool) (best *backend) {
-	list, h := all[0].backends, flowHash(tuple)
-	n := uint64(len(list))
+	h, n := flowHash(tuple), uint64(all[0].size())
 	for i := range min(n, mostTries) {
-		b := &list[(h>>32+i)%n]
+		b := all[0].at(int((h>>32 + i) % n))
 		if b.to == (packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}) || wrapped && t.addrs[b.to.Addr]&node != 0 || !inAll(all[1:], b) {
 			continue
 		}
@@ -70,10 +68,11 @@ func (t *Table) instead(all []*set, tuple *packet.Tuple, wrapped bool) (best *ba
 func inAll(sets []*set, b *backend) bool {
 	for _, s := range sets {
 		// Backends are sorted by their ids, whose upper part is the server's.
-		j, _ := slices.BinarySearchFunc(s.backends, b.id&podMask, func(b backend, id uint64) int { return cmp.Compare(b.id, id) })
-		for ; j < len(s.backends) && s.backends[j].id&podMask == b.id&podMask && s.backends[j].to != b.to; j++ {
+		j, _ := s.search(b.id & podMask)
+		for j < s.size() && s.at(j).id&podMask == b.id&podMask && s.at(j).to != b.to {
+			j++
 		}
-		if j == len(s.backends) || s.backends[j].to != b.to {
+		if j == s.size() || s.at(j).to != b.to {
 			return false
 		}
 	}
@@ -109,7 +108,7 @@ func (t *Table) steers(tuple *packet.Tuple, backend uint64, port uint16) bool {
 
 // stand records how the endpoints on this node stand with a port of the Service, if clients on other nodes may be sent
 // to them. serving are the endpoints that serve the port.
-func (b *unitBuilder) stand(p *Port, serving []Target) {
+func (b *unitBuilder) stand(p *Port, serving []Target, to *piece) {
 	if p.Protocol != packet.TCP || headless(b.s) && p.NodePort == 0 || b.place.node == "" {
 		return
 	}
@@ -122,7 +121,7 @@ func (b *unitBuilder) stand(p *Port, serving []Target) {
 		if e.Terminating && stateOf(b.s, e) != packet.BackendReady {
 			is = leaving.Leaves
 		}
-		b.standing = append(b.standing, leaving.Endpoint{
+		to.standing = append(to.standing, leaving.Endpoint{
 			Key:      leaving.Key{Endpoint: packet.Endpoint{Addr: packet.AddrFrom(e.Addr), Port: t.Port}, Proto: p.Protocol},
 			Port:     leaving.Port{Namespace: b.s.Namespace, Name: b.s.Name, Port: p.Name, Proto: p.Protocol},
 			Standing: is,
@@ -130,10 +129,10 @@ func (b *unitBuilder) stand(p *Port, serving []Target) {
 	}
 }
 
-// standings returns those of all units.
-func standings(units []*unit) (list []leaving.Endpoint) {
-	for _, u := range units {
-		list = append(list, u.standing...)
+// standings returns those of all pieces.
+func standings(pieces []*piece) (list []leaving.Endpoint) {
+	for _, p := range pieces {
+		list = append(list, p.standing...)
 	}
 	return list
 }

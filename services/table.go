@@ -1,10 +1,12 @@
 package services
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"tapestry.dev/tapestry/addressing"
@@ -131,8 +133,9 @@ const noService = ^uint32(0)
 
 // set is a set of backends to choose from, or the answer to clients when there is none.
 type set struct {
-	backends []backend       // sorted by id
+	backends []backend       // sorted by id; nil where there is a tree
 	slots    []uint32        // Maglev table: indexes into backends; nil: rendezvous
+	tree     *tree           // of more than maglevMax backends that are chosen by hash
 	picker   *balance.Picker // nil: by hash
 	empty    packet.ChoiceKind
 	ending   bool // the backends terminate, and are chosen since none is ready
@@ -287,7 +290,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 		return packet.Choice{Kind: packet.DropSource}
 	}
 	s, there := t.setOf(f, tuple)
-	if len(s.backends) == 0 {
+	if s.size() == 0 {
 		return packet.Choice{Kind: s.empty}
 	}
 	var b *backend
@@ -305,7 +308,7 @@ func (t *Table) setOf(f *front, tuple *packet.Tuple) (s *set, there string) {
 	s = &t.units.At(int(f.service)).sets[f.set]
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
 		s = &t.units.At(int(f.service)).sets[f.inside]
-		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
+		if name, other := t.others[tuple.Dst]; other && s.size() > 0 {
 			s, there = t.setAt(f, name, tuple.Dst.Is4()), name
 		}
 	}
@@ -334,8 +337,35 @@ func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	return made.(*set)
 }
 
+// size returns the number of backends.
+func (s *set) size() int {
+	if s.tree != nil {
+		return s.tree.size()
+	}
+	return len(s.backends)
+}
+
+// at returns backend number i, in the order of their ids.
+func (s *set) at(i int) *backend {
+	if s.tree != nil {
+		return s.tree.at(i)
+	}
+	return &s.backends[i]
+}
+
+// search returns the number of the first backend whose id is not less, and whether it has that id.
+func (s *set) search(id uint64) (i int, found bool) {
+	if s.tree != nil {
+		return s.tree.search(id)
+	}
+	return slices.BinarySearchFunc(s.backends, id, func(b backend, id uint64) int { return cmp.Compare(b.id, id) })
+}
+
 // winner returns the backend for a hash. The set must not be empty.
 func (s *set) winner(h uint64) *backend {
+	if s.tree != nil {
+		return s.tree.winner(h)
+	}
 	bs := s.backends
 	if len(s.slots) != 0 {
 		return &bs[s.slots[uint32(finish(h)%uint64(len(s.slots)))]]

@@ -2,6 +2,7 @@ package services
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -27,9 +28,10 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	next := &Table{config: c, State: t.State}
 	d := t.compile(next)
 	gone, come := d.gone, d.come
-	next.states = t.states.with(gone, come)
-	next.here = t.here.with(gone, come, func(u *unit) []frontKey { return u.here })
-	next.anywhere = t.anywhere.with(gone, come, func(u *unit) []frontKey { return u.anywhere })
+	out, in := differing(gone, come)
+	next.states = t.states.with(out, in)
+	next.here = t.here.with(out, in, func(p *piece) []frontKey { return p.here })
+	next.anywhere = t.anywhere.with(out, in, func(p *piece) []frontKey { return p.anywhere })
 	next.faulty = t.faultyAfter(next, &d)
 	if d.sameFronts && equalNodes(&t.config, &c) {
 		next.frontends = t.frontends
@@ -40,9 +42,9 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		next.pods = podIDs(c.Pods)
 	}
 	next.hosts = next.hostPortsOf()
-	t.Affinity.Forget(changedOf(gone, come))
+	t.Affinity.Forget(changedOf(out, in))
 	t.exchange(gone, come)
-	t.Leaving.Change(standings(gone), standings(come))
+	t.Leaving.Change(standings(out), standings(in))
 	return next, next.problems()
 }
 
@@ -66,11 +68,16 @@ func (t *Table) compile(next *Table) (d difference) {
 	known := t.knownUnits(c)
 	at := placeOf(c)
 	for i, s := range c.Services.All() {
-		if was := known(s); was >= 0 && equalServices(old.At(was), s) {
+		was := known(s)
+		if was >= 0 && equalServices(old.At(was), s) {
 			units[i], stays[was] = t.units.At(was), true
 			continue
 		}
-		units[i] = newUnit(s, at, t.Loads)
+		var before *unit
+		if was >= 0 && equalFronts(old.At(was), s) {
+			before = t.units.At(was)
+		}
+		units[i] = newUnit(s, at, t.Loads, before)
 		d.come = append(d.come, units[i])
 	}
 	for i, u := range t.units.All() {
@@ -103,10 +110,15 @@ func (t *Table) replace(next *Table, changed []int) difference {
 		if equalServices(was, s) {
 			continue
 		}
-		u := newUnit(s, at, t.Loads)
+		alike := equalFronts(was, s)
+		var before *unit
+		if alike {
+			before = t.units.At(i)
+		}
+		u := newUnit(s, at, t.Loads, before)
 		edits = append(edits, roll.Edit[*unit]{At: i, To: u})
 		d.gone, d.come, d.fresh = append(d.gone, t.units.At(i)), append(d.come, u), append(d.fresh, uint32(i))
-		d.sameFronts = d.sameFronts && equalFronts(was, s)
+		d.sameFronts = d.sameFronts && alike
 	}
 	next.units = t.units.With(edits...)
 	return d
@@ -299,24 +311,18 @@ func (p *places) has(k frontKey) bool {
 	return n > 0
 }
 
-// with returns p without the endpoints of the units in gone, and with those of the units in come; of lists them.
-func (p *places) with(gone, come []*unit, of func(*unit) []frontKey) places {
+// with returns p without the endpoints of the pieces in gone, and with those of the pieces in come; of lists them.
+func (p *places) with(gone, come []*piece, of func(*piece) []frontKey) places {
 	e := p.Edit()
-	count := func(units []*unit, by int32) {
-		for _, u := range units {
-			for _, k := range of(u) {
-				h := k.hash()
-				n, _ := e.Get(h, k)
-				if n += by; n == 0 {
-					e.Delete(h, k)
-				} else {
-					e.Set(h, k, n)
-				}
-			}
+	for k, by := range net(gone, come, of) {
+		h := k.hash()
+		n, _ := e.Get(h, k)
+		if n += by; n == 0 {
+			e.Delete(h, k)
+		} else {
+			e.Set(h, k, n)
 		}
 	}
-	count(come, 1) // first, so that what stays is not taken out and put in again
-	count(gone, -1)
 	return places{e.Done()}
 }
 
@@ -338,30 +344,51 @@ func (s *states) of(id uint64) packet.BackendState {
 	return packet.BackendGone
 }
 
-// with returns s without the states of the units in gone, and with the states of the units in come.
-func (s *states) with(gone, come []*unit) states {
+// with returns s without the states of the pieces in gone, and with those of the pieces in come.
+func (s *states) with(gone, come []*piece) states {
 	e := s.Edit()
-	count := func(units []*unit, by int32) {
-		for _, u := range units {
-			for _, st := range u.states {
-				h := finish(st.id)
-				n, _ := e.Get(h, st.id)
-				n.all += by
-				switch st.is {
-				case packet.BackendReady:
-					n.ready += by
-				case packet.BackendServing:
-					n.serving += by
-				}
-				if n.all == 0 {
-					e.Delete(h, st.id)
-				} else {
-					e.Set(h, st.id, n)
+	for st, by := range net(gone, come, func(p *piece) []state { return p.states }) {
+		h := finish(st.id)
+		n, _ := e.Get(h, st.id)
+		n.all += by
+		switch st.is {
+		case packet.BackendReady:
+			n.ready += by
+		case packet.BackendServing:
+			n.serving += by
+		}
+		if n.all == 0 {
+			e.Delete(h, st.id)
+		} else {
+			e.Set(h, st.id, n)
+		}
+	}
+	return states{e.Done()}
+}
+
+// net yields what the pieces in come list, as of says, with how much more often they list it than those in gone. What
+// both list as often is left out, which is most when one endpoint of many changes.
+func net[T comparable](gone, come []*piece, of func(*piece) []T) iter.Seq2[T, int32] {
+	return func(yield func(T, int32) bool) {
+		by := map[T]int32{}
+		for _, p := range come {
+			for _, x := range of(p) {
+				if len(gone) > 0 {
+					by[x]++
+				} else if !yield(x, 1) {
+					return
 				}
 			}
 		}
+		for _, p := range gone {
+			for _, x := range of(p) {
+				by[x]--
+			}
+		}
+		for x, n := range by {
+			if n != 0 && !yield(x, n) {
+				return
+			}
+		}
 	}
-	count(come, 1)
-	count(gone, -1)
-	return states{e.Done()}
 }

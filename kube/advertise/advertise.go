@@ -150,8 +150,8 @@ func (a *address) needs() []announce.Needs {
 // address.
 func (a *address) nodesOf(m member) (list []string) {
 	var ending []string
-	for i := range m.Endpoints {
-		switch e := &m.Endpoints[i]; {
+	for e := range m.All() {
+		switch {
 		case e.Addr.Is4() != a.Is4():
 		case e.Ready || m.PublishNotReady:
 			if !slices.Contains(list, e.Node) {
@@ -170,9 +170,12 @@ func (a *address) nodesOf(m member) (list []string) {
 // serves reports whether a Service at the address has an endpoint at all.
 func (a *address) serves() bool {
 	return slices.ContainsFunc(a.services, func(m member) bool {
-		return slices.ContainsFunc(m.Endpoints, func(e services.Endpoint) bool {
-			return e.Addr.Is4() == a.Is4() && (e.Ready || m.PublishNotReady || e.Serving && e.Terminating)
-		})
+		for e := range m.All() {
+			if e.Addr.Is4() == a.Is4() && (e.Ready || m.PublishNotReady || e.Serving && e.Terminating) {
+				return true
+			}
+		}
+		return false
 	})
 }
 

@@ -13,7 +13,7 @@ import (
 
 // name returns what the name of a Service leads to, or nil when the Service leads nowhere.
 func (s *serviceStage) name(f *front, say *kube.Report) *dns.Service {
-	return s.named.kept(f, compareFronts, s.leadsTo(f, say))
+	return s.dns.kept(f, compareFronts, s.leadsTo(f, say))
 }
 
 func (s *serviceStage) leadsTo(f *front, say *kube.Report) *dns.Service {
@@ -25,7 +25,7 @@ func (s *serviceStage) leadsTo(f *front, say *kube.Report) *dns.Service {
 		out.Ports = append(out.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
 	}
 	list := s.slices.of[f.name()]
-	if f.externalName != "" || !f.headless && !slices.ContainsFunc(list, hasHostnames) {
+	if f.externalName != "" || !f.headless && s.named[f.name()] == 0 {
 		return out
 	}
 	hostnames := hostnamesOf(list)

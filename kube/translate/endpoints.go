@@ -32,9 +32,7 @@ type standing struct {
 // Where the slices disagree about its state, the spot stays several endpoints, and the backend choice takes the one
 // in the best state.
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
-	if n := pairs(list); n > mostPairs {
-		say.Errorf(kube.Ref{Kind: "Service", Namespace: list[0].Namespace, Name: list[0].Labels[discoveryv1.LabelServiceName]}, "endpoints",
-			"its EndpointSlices have %d pairs of an address and a port, and %d can be served: all of them are left out; divide the Service into several", n, mostPairs)
+	if tooMany(list, say) {
 		return nil
 	}
 	var all []services.Endpoint
@@ -74,6 +72,16 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.ID, b.ID))
 	})
 	return all
+}
+
+// tooMany reports whether the slices of one Service have more than can be served, and says so.
+func tooMany(list []*discoveryv1.EndpointSlice, say *kube.Report) bool {
+	n := pairs(list)
+	if n > mostPairs {
+		say.Errorf(kube.Ref{Kind: "Service", Namespace: list[0].Namespace, Name: list[0].Labels[discoveryv1.LabelServiceName]}, "endpoints",
+			"its EndpointSlices have %d pairs of an address and a port, and %d can be served: all of them are left out; divide the Service into several", n, mostPairs)
+	}
+	return n > mostPairs
 }
 
 // mostPairs is how many pairs of an address and a port one Service may have: 10,000 addresses with ten ports, or 100

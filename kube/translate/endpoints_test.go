@@ -45,8 +45,8 @@ func TestPairs(t *testing.T) {
 	wide(&objs, "f", 1, 3)
 	r := Translate(objs, Options{Node: "n"})
 	for i, want := range []int{100, 0, 10_000, 0, 0, 3} {
-		if s := r.Services.Services.At(i); len(s.Endpoints) != want {
-			t.Errorf("%s has %d endpoints, want %d", s.Name, len(s.Endpoints), want)
+		if s := r.Services.Services.At(i); s.Len() != want {
+			t.Errorf("%s has %d endpoints, want %d", s.Name, s.Len(), want)
 		}
 	}
 	var told []string

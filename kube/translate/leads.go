@@ -16,12 +16,14 @@ import (
 type leadStage struct {
 	key      leadKey
 	services rolled[*services.Service, *services.Service]
+	parts    byService[*services.Part, *led]
 }
 
 // leads has the inputs that say where an endpoint leads.
 type leads struct {
 	around
 	claims *claims
+	parts  *byService[*services.Part, *led] // what became of parts; filled in by the stage
 }
 
 // leadKey identifies the inputs on which the stage's results depend.
@@ -36,7 +38,13 @@ func (s *leadStage) of(joined roll.List[*services.Service], l leads, say *kube.R
 	if s.key != key {
 		*s = leadStage{key: key}
 	}
-	return s.services.each(joined, compareServices, nil, say, l.leading)
+	l.parts = &s.parts
+	out := s.services.each(joined, compareServices, nil, say, l.leading)
+	s.parts.only(func(name objectName) bool {
+		_, there := joined.Search(func(s *services.Service) int { return objectName{s.Namespace, s.Name}.compare(name) })
+		return there
+	})
+	return out
 }
 
 func compareServices(a, b *services.Service) int {
@@ -46,31 +54,84 @@ func compareServices(a, b *services.Service) int {
 // leading returns a Service without the endpoints that lead nowhere.
 func (l *leads) leading(s *services.Service, say *kube.Report) *services.Service {
 	l.warnHeaders(s, say)
-	out, wrong := s, 0
-	for i := range s.Endpoints {
-		e := s.Endpoints[i]
+	list, wrong := l.those(s.Endpoints)
+	parts, more := l.ofParts(s)
+	if wrong.add(more); wrong.n == 0 {
+		return s
+	}
+	ref := kube.Ref{Kind: "Service", Namespace: s.Namespace, Name: s.Name}
+	for _, why := range wrong.first {
+		say.Errorf(ref, "endpoints", "%s", why)
+	}
+	if wrong.n > mostTold {
+		say.Errorf(ref, "endpoints", "%d more lead to Services or node ports and are left out, too", wrong.n-mostTold)
+	}
+	out := *s
+	out.Endpoints, out.Parts = list, parts
+	return &out
+}
+
+// faults are endpoints that lead nowhere: how many there are, and what is wrong with the first of them.
+type faults struct {
+	n     int
+	first []string
+}
+
+func (f *faults) add(g faults) {
+	f.n += g.n
+	f.first = append(f.first, g.first[:min(len(g.first), mostTold-len(f.first))]...)
+}
+
+// those returns the endpoints of a list that lead somewhere: the list itself when all do.
+func (l *leads) those(list []services.Endpoint) (out []services.Endpoint, wrong faults) {
+	for i := range list {
+		e := list[i]
 		ports, why := l.leadingPorts(&e)
 		if why != "" {
-			if wrong++; wrong == 1 {
-				clone := *s
-				clone.Endpoints = slices.Clone(s.Endpoints[:i])
-				out = &clone
+			if wrong.n == 0 {
+				out = slices.Clone(list[:i])
 			}
-			if wrong <= mostTold {
-				say.Errorf(kube.Ref{Kind: "Service", Namespace: s.Namespace, Name: s.Name}, "endpoints", "%s", why)
-			}
+			wrong.add(faults{1, []string{why}})
 			if e.Ports = ports; len(ports) == 0 {
 				continue
 			}
 		}
-		if wrong > 0 {
-			out.Endpoints = append(out.Endpoints, e)
+		if wrong.n > 0 {
+			out = append(out, e)
 		}
 	}
-	if wrong > mostTold {
-		say.Errorf(kube.Ref{Kind: "Service", Namespace: s.Namespace, Name: s.Name}, "endpoints", "%d more lead to Services or node ports and are left out, too", wrong-mostTold)
+	if wrong.n == 0 {
+		out = list
 	}
-	return out
+	return out, wrong
+}
+
+// led is what became of a part of a Service's endpoints.
+type led struct {
+	part  *services.Part
+	wrong faults
+}
+
+// ofParts is those for the parts of a Service. A part that was there before is not looked at again.
+func (l *leads) ofParts(s *services.Service) (list []*services.Part, wrong faults) {
+	if len(s.Parts) == 0 {
+		return nil, wrong
+	}
+	known, next := l.parts.turn(objectName{s.Namespace, s.Name}, len(s.Parts))
+	for _, p := range s.Parts {
+		x := known[p]
+		if x == nil {
+			x = &led{part: p}
+			var those []services.Endpoint
+			if those, x.wrong = l.those(p.Endpoints); x.wrong.n > 0 {
+				x.part = &services.Part{Endpoints: those}
+			}
+		}
+		next[p] = x
+		wrong.add(x.wrong)
+		list = append(list, x.part)
+	}
+	return list, wrong
 }
 
 // warnHeaders tells where a Service asks for the PROXY protocol in vain: host sockets speak it, and these are at

@@ -15,9 +15,10 @@ import (
 // kubelet, and so earlier than from an EndpointSlice, which a controller has to change first. It goes on knowing them
 // when their Pods are gone: an EndpointSlice may still say that they are ready. No pod ever gets the UID of another.
 type leavingPods struct {
-	list  []*corev1.Pod
-	ids   map[string]string // namespaces, by UID
-	ended []string          // UIDs of those whose Pods are gone, in that order
+	list    []*corev1.Pod
+	ids     map[string]string // namespaces, by UID
+	ended   []string          // UIDs of those whose Pods are gone, in that order
+	version int               // moves when ids change
 }
 
 // mostEnded is how many pods are known that are gone. That is all pods of a large node, several times.
@@ -49,6 +50,9 @@ func (l *leavingPods) set(pods []*corev1.Pod, node string) (begun map[string]str
 		l.ids = map[string]string{}
 	}
 	maps.Copy(l.ids, begun)
+	if len(begun) > 0 {
+		l.version++
+	}
 	if len(l.ids) > len(there)+len(l.ended) {
 		for id := range l.ids {
 			if !there[id] && !slices.Contains(l.ended, id) {
@@ -58,6 +62,7 @@ func (l *leavingPods) set(pods []*corev1.Pod, node string) (begun map[string]str
 	}
 	for len(l.ended) > mostEnded {
 		delete(l.ids, l.ended[0])
+		l.version++
 		l.ended = l.ended[1:]
 	}
 	return begun

@@ -39,15 +39,17 @@ type serviceStage struct {
 	parsed  memo[*corev1.Service, *front]
 	list    roll.List[*discoveryv1.EndpointSlice] // the members of slices
 	slices  groups[objectName, *discoveryv1.EndpointSlice]
+	named   tally // how many slices of each Service have hostnames
 	free    freeStage
 	claims  claims
 	settled memo[*front, *front]
 	fronts  rollOf[*front] // what is settled
 	joined  rolled[*front, *services.Service]
+	parts   partStage
 	leaving leavingPods
 	leading leadStage
 	served  somewhere[*services.Service]
-	named   memo[*front, *dns.Service]
+	dns     memo[*front, *dns.Service]
 	names   memo[list[*dns.Service], []*dns.Service]
 }
 
@@ -99,19 +101,21 @@ func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) servic
 	gone, come := difference(s.list, objs.EndpointSlices, compareNames)
 	s.list = objs.EndpointSlices
 	were := s.slices.change(gone, come, compareNames, serviceOf)
+	named := s.named.change(gone, come, hasHostnames)
 	free := s.free.of(parsed, taken{a, s.slices.of[apiServer]}, say)
 	settled := s.settled.each(free, compareFronts, s.claims.set(free), say, s.claims.settle)
-	moved, renamed := s.moved(settled, were)
+	moved, renamed := s.moved(settled, were, named)
 	for _, name := range s.servedBy(s.leaving.set(objs.Pods, a.site.Node)) {
 		if i, found := indexOf(settled, name); found {
 			moved = append(moved, i)
 		}
 	}
 	joined := s.joined.each(s.fronts.of(settled), compareFronts, moved, say, s.join)
-	named := s.named.each(settled, compareFronts, renamed, say, s.name)
+	s.parts.only(func(name objectName) bool { _, there := indexOf(settled, name); return there })
+	names := s.dns.each(settled, compareFronts, renamed, say, s.name)
 	return serviceList{
-		list:  s.leading.of(s.served.of(joined), leads{a, &s.claims}, say),
-		names: s.names.once(identity(named), say, func(*kube.Report) []*dns.Service { return without(named, nil) }),
+		list:  s.leading.of(s.served.of(joined), leads{around: a, claims: &s.claims}, say),
+		names: s.names.once(identity(names), say, func(*kube.Report) []*dns.Service { return without(names, nil) }),
 	}
 }
 
@@ -131,15 +135,16 @@ func without[T comparable](list []T, x T) []T {
 }
 
 // moved returns the indexes of the Services whose EndpointSlices have changed, and those of them whose endpoints have,
-// or had, names. were holds the former slices of each Service.
-func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved []int, renamed []*front) {
-	for name, were := range were {
+// or had, names. were has the Services whose slices have changed, and named those of them that had slices with
+// hostnames.
+func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice, named map[objectName]bool) (moved []int, renamed []*front) {
+	for name := range were {
 		i, found := indexOf(fronts, name)
 		if !found {
 			continue
 		}
 		moved = append(moved, i)
-		if f := fronts[i]; f.headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
+		if f := fronts[i]; f.headless || named[name] || s.named[name] > 0 {
 			renamed = append(renamed, f)
 		}
 	}
@@ -165,8 +170,12 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 			out.Ports[i].NodePort = 0
 		}
 	}
-	out.Endpoints = endpoints(s.slices.of[f.name()], s.site, say)
-	s.leaving.mark(out.Endpoints)
+	if list := s.slices.of[f.name()]; many(list) {
+		out.Parts = s.partsOf(f.name(), list, say)
+	} else {
+		out.Endpoints = endpoints(list, s.site, say)
+		s.leaving.mark(out.Endpoints)
+	}
 	return &out
 }
 

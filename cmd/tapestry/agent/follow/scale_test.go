@@ -2,8 +2,10 @@ package follow
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
@@ -62,4 +64,76 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 	}
+}
+
+// large returns a cluster of 10 Services and one of n endpoints, in slices of 1,000.
+func large(n int) (kube.Objects, error) {
+	objs, err := many(10)
+	if err != nil {
+		return objs, err
+	}
+	var text strings.Builder
+	text.WriteString("{apiVersion: v1, kind: Service, metadata: {name: t-large}, spec: {clusterIP: 10.97.9.9, ports: [{name: http, port: 80}]}}\n")
+	for i := range n {
+		if i%1000 == 0 {
+			fmt.Fprintf(&text, `---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: t-large-%03d, namespace: default, labels: {kubernetes.io/service-name: t-large}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+`, i/1000)
+		}
+		fmt.Fprintf(&text, "- {addresses: [10.%d.%d.%d], nodeName: n%d, targetRef: {kind: Pod, name: p, uid: uid-%d}}\n", 140+i>>16, i>>8&255, i&255, i%200, i)
+	}
+	more, err := codec.Decode("large.yaml", []byte(text.String()))
+	if err != nil {
+		return objs, err
+	}
+	objs, err = kube.Merge(objs, more)
+	objs.Origin = nil
+	return objs, err
+}
+
+// BenchmarkLarge changes one endpoint among those of one Service, from the snapshot to the tables in force, and reports
+// the first snapshot beside it: how long it took, and what its tables hold.
+func BenchmarkLarge(b *testing.B) {
+	for _, n := range []int{1000, 10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f, _ := newFollower(b)
+			defer f.Close()
+			objs, err := large(n)
+			if err != nil {
+				b.Fatal(err)
+			}
+			at := objs.EndpointSlices.Len() - 1 - n/2000
+			whole := objs.EndpointSlices
+			less := whole.At(at).DeepCopy()
+			less.Endpoints = less.Endpoints[1:]
+			turns := [2]kube.Objects{objs, objs}
+			turns[0].EndpointSlices = with(whole, at, less)
+			before, began := heap(), time.Now()
+			if err := f.apply(objs, nil); err != nil {
+				b.Fatal(err)
+			}
+			first := time.Since(began)
+			held, turn := heap()-before, 0
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = f.apply(turns[turn%2], nil)
+				turn++
+			}
+			b.ReportMetric(float64(first.Milliseconds()), "first-ms")
+			b.ReportMetric(float64(held)/1e6, "held-MB")
+		})
+	}
+}
+
+// heap returns how many bytes are in use after a collection.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
