@@ -79,6 +79,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"resolve":        resolve,
 	"idle":           idle,
 	"last":           last,
+	"old-keeper":     oldKeeper,
 	"last-serve":     lastServe,
 	"reconnect":      reconnect,
 	"spread":         spread,

@@ -8,6 +8,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,6 +54,8 @@ type Options struct {
 	Exe string
 	// Product is the executable tapestry; "" is the executable that product.Find finds.
 	Product string
+	// Keeper is the executable of the nodes' keepers; "" is Product.
+	Keeper string
 	// AgentFlags are more flags for all agents.
 	AgentFlags []string
 	// LoadBalancers are ranges of load balancers' addresses. Every node routes them into its host TAP, and forwards.
@@ -205,7 +208,7 @@ func claim(dir string) error {
 // start starts the supervisor in dir and waits until it answers.
 func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	cfg, err := json.Marshal(supervisor.Config{
-		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, AgentFlags: o.AgentFlags, LoadBalancers: o.LoadBalancers,
+		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, Keeper: cmp.Or(o.Keeper, o.Product), AgentFlags: o.AgentFlags, LoadBalancers: o.LoadBalancers,
 		Env: environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ func (n *node) start(l *lab, name string, spec shim.Spec) (*process.Process, err
 
 func (n *node) newKeeper(l *lab) *process.Daemon {
 	var began atomic.Int64
-	return n.daemon(l, "keeper", func() []string { return []string{l.cfg.Product, "keeper", "--socket", n.socket("keeper")} }, process.Options{
+	return n.daemon(l, "keeper", func() []string { return []string{l.cfg.Keeper, "keeper", "--socket", n.socket("keeper")} }, process.Options{
 		Began:  func() { began.Store(time.Now().UnixNano()) },
 		Worked: func() bool { return time.Now().UnixNano()-began.Load() > int64(keeperLife) },
 		Ended:  func(string) {},

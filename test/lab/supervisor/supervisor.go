@@ -33,9 +33,9 @@ type Config struct {
 	MTU int
 	// Exe is this program, which also acts as the shim and as the built-in server.
 	Exe string
-	// Product is the executable of agent, keeper and step. AgentFlags are more flags for agents.
-	Product    string
-	AgentFlags []string
+	// Product is the executable of agent and step, Keeper that of the keeper. AgentFlags are more flags for agents.
+	Product, Keeper string
+	AgentFlags      []string
 	// LoadBalancers are the ranges that nodes route into their host TAPs besides those of pods and Services.
 	LoadBalancers []netip.Prefix
 	// Env is the base environment of agents and containers.
