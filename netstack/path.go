@@ -356,7 +356,7 @@ func (p *Path) Attached(name string) bool {
 
 // Resume goes on with what the process before relayed, for the pods that are attached, and for clients of pods of other
 // nodes. It must be called after Set, and before Options.Begin is closed.
-func (p *Path) Resume() (conns tcprelay.Resumed, ports int) { return p.stack.Resume(p.Local) }
+func (p *Path) Resume() (conns tcprelay.Resumed, ports int) { return p.stack.Resume(p.Local, p.begin) }
 
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }

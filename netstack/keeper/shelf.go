@@ -18,6 +18,7 @@ import (
 // for answers, since a message that was sent arrives also when the agent ends.
 type shelf struct {
 	fds   map[uint32]int
+	top   uint32        // above every number that was used
 	user  *fdpass.Conn  // the agent's connection for this shelf; nil: none
 	lives bool          // without user: the user before was cut off by this keeper, and has not ended
 	ended chan struct{} // closed when all that user has sent was handled
@@ -95,13 +96,15 @@ func (k *Keeper) unuse(c *fdpass.Conn, lives bool) {
 func (k *Keeper) shelfPage(s *shelf, from uint32) (slots []uint32, fds []int, more bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	all := slices.Sorted(maps.Keys(s.fds))
-	at, _ := slices.BinarySearch(all, from)
-	for _, slot := range all[at:] {
+	for slot := from; slot < s.top; slot++ { // agents use the lowest numbers
+		old, there := s.fds[slot]
+		if !there {
+			continue
+		}
 		if len(slots) == fdpass.MaxFiles {
 			return slots, fds, true, nil
 		}
-		fd, err := unix.FcntlInt(uintptr(s.fds[slot]), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := unix.FcntlInt(uintptr(old), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			fdpass.CloseAll(fds)
 			return nil, nil, false, err
@@ -132,7 +135,7 @@ func (k *Keeper) shelve(c *fdpass.Conn, r *request, fds []int) {
 			continue
 		}
 		s.drop(slot)
-		s.fds[slot] = fds[i]
+		s.fds[slot], s.top = fds[i], max(s.top, slot+1)
 	}
 }
 

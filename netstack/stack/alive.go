@@ -47,27 +47,31 @@ func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error)
 	}
 	pod, us := toEndpoint(remote), toEndpoint(local)
 	k := &kept{s: s, tuple: packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: us.Addr, DstPort: us.Port, Proto: packet.TCP}}
-	if s.relay.Carries(&k.tuple) {
+	s.keeping.add(k)
+	if s.carried(&k.tuple) { // asked when k is known, as Join asks then (tcprelay.Options.Taken)
+		k.release()
 		return nil, errPortInUse
 	}
-	s.keeping.mu.Lock()
-	defer s.keeping.mu.Unlock()
-	if s.keeping.conns == nil {
-		s.keeping.conns = map[packet.Tuple]*kept{}
-	}
-	if s.keeping.conns[k.tuple] == nil { // a second connection with the same addresses and ports is about to fail
-		s.keeping.conns[k.tuple] = k
-	}
-	s.keeping.n.Store(int32(len(s.keeping.conns)))
 	return k, nil
 }
 
-// has reports whether there is a connection to pod that it sees come from client.
-func (ks *keeping) has(client, pod netip.AddrPort) bool {
-	from, to := packet.EndpointFrom(client), packet.EndpointFrom(pod)
+func (ks *keeping) add(k *kept) {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	if ks.conns == nil {
+		ks.conns = map[packet.Tuple]*kept{}
+	}
+	if ks.conns[k.tuple] == nil { // a second connection with the same addresses and ports is about to fail
+		ks.conns[k.tuple] = k
+	}
+	ks.n.Store(int32(len(ks.conns)))
+}
+
+// has reports whether there is a connection, or is about to be, in which the pod's packets have this tuple.
+func (ks *keeping) has(t *packet.Tuple) bool {
 	ks.mu.RLock()
 	defer ks.mu.RUnlock()
-	return ks.conns[packet.Tuple{Src: to.Addr, SrcPort: to.Port, Dst: from.Addr, DstPort: from.Port, Proto: packet.TCP}] != nil
+	return ks.conns[*t] != nil
 }
 
 func toEndpoint(a tcpip.FullAddress) packet.Endpoint {

@@ -100,8 +100,10 @@ type Stack struct {
 	stack  *gvisor.Stack
 	link   *linkEndpoint
 	relay  *tcprelay.Relay
-	udp    *udprelay.Relay
-	pings  *pingrelay.Relay
+	// carried is the relay's Carries.
+	carried func(*packet.Tuple) bool
+	udp     *udprelay.Relay
+	pings   *pingrelay.Relay
 	// clients carries UDP of clients of the host's sockets.
 	clients *clientrelay.Relay
 	pieces  *reassemble.Table
@@ -157,8 +159,9 @@ func New(o Options) (*Stack, error) {
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.TCP, Owner: s.owner, Far: o.Far, Hold: o.HoldTCP,
+		MaxConns: shares.TCP, Owner: s.owner, Far: o.Far, Taken: s.keeping.has, Hold: o.HoldTCP,
 	})
+	s.carried = s.relay.Carries
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 		MaxSockets: shares.UDP, Owner: s.owner, Hold: o.HoldUDP,
@@ -266,11 +269,21 @@ func (s *Stack) spawn(f func()) bool {
 	return true
 }
 
-// Resume goes on with what the process before relayed for pods that are here, and for clients of pods that are Far,
-// before any frame of a pod is delivered.
+// Resume takes over what the process before relayed for pods that are here, and for clients of pods that are Far, before
+// any frame of a pod is delivered. It goes on with that when begin is closed, from when on frames are delivered, or with
+// nil at once.
 // ports is how many ports of pods outside are the same as before.
-func (s *Stack) Resume(here func(pod netip.Addr) bool) (conns tcprelay.Resumed, ports int) {
-	return s.relay.Resume(here), s.udp.Resume(here)
+func (s *Stack) Resume(here func(pod netip.Addr) bool, begin <-chan struct{}) (conns tcprelay.Resumed, ports int) {
+	conns, ports = s.relay.Resume(here), s.udp.Resume(here)
+	if conns.Resumed > 0 {
+		s.spawn(func() {
+			if begin != nil {
+				<-begin
+			}
+			s.relay.GoOn()
+		})
+	}
+	return conns, ports
 }
 
 // KeepAgain has the sockets of what is relayed held once more, by somebody new.
@@ -314,9 +327,6 @@ func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.Ad
 	client, err := s.clientFor(client, to)
 	if err != nil {
 		return err
-	}
-	if client.Port() != 0 && s.keeping.has(client, to) { // the relay would get the pod's segments in that connection
-		client = netip.AddrPortFrom(client.Addr(), 0)
 	}
 	err = s.relay.Join(ctx, conn, client, to, answered)
 	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {

@@ -340,3 +340,41 @@ func TestPortsAreOfBoth(t *testing.T) {
 		}
 	}
 }
+
+// Who begins a connection through the stack is known before the relay is asked whether it has one with the same
+// addresses and ports. The relay does the same (tcprelay.TestJoinAsksWhenKnown), so that of two who begin at once one
+// sees the other.
+func TestDialAsksWhenKnown(t *testing.T) {
+	s, pod := wired(t)
+	at := netip.AddrPortFrom(podAddr, 80)
+	l, err := pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
+	defer cancel()
+	client := netip.MustParseAddrPort("198.51.100.7:4000")
+	asked, known := 0, 0
+	s.carried = func(tuple *packet.Tuple) bool {
+		asked++
+		if s.keeping.has(tuple) {
+			known++
+		}
+		return asked == 1 // a client is just being joined
+	}
+	c, err := s.Dial(ctx, "tcp", client, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if got := c.LocalAddr().(*net.TCPAddr).AddrPort(); got == client || got.Addr() != client.Addr() {
+		t.Errorf("it was dialled from %s, whose port another connection has", got)
+	}
+	if asked < 2 || known != asked {
+		t.Errorf("of %d questions to the relay, %d were asked when the connection was known", asked, known)
+	}
+	if s.keeping.has(&packet.Tuple{Src: packet.AddrFrom(at.Addr()), SrcPort: 80, Dst: packet.AddrFrom(client.Addr()), DstPort: 4000, Proto: packet.TCP}) {
+		t.Error("the connection that was not made is still known")
+	}
+}

@@ -134,8 +134,7 @@ func (c *conn) accept(o offer, seq uint32) {
 	if o.scales {
 		c.from.podScale, c.from.ourScale = o.scale, ourScale
 	}
-	c.from.next = seq + 1
-	c.from.first = seq + 1
+	c.from.next, c.from.first, c.from.windowSeq = seq+1, seq+1, seq
 	c.offered = offerWord(o, seq, false)
 	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the window field of a SYN is not scaled
 }

@@ -334,6 +334,7 @@ func TestFarSpeaksDuringResume(t *testing.T) {
 	if got := next.Resume(func(netip.Addr) bool { return false }); got.Resumed != 2 || !said {
 		t.Fatalf("%+v; spoken: %v", got, said)
 	}
+	next.GoOn()
 	wantServer(t, client, "early")
 	first.SrcPort++
 	s.tuple = first
@@ -412,6 +413,7 @@ func TestFarSpeaksToFullClientDuringResume(t *testing.T) {
 	if got := next.Resume(func(netip.Addr) bool { return false }); got.Resumed != 2 || next.Stats().Bytes == 0 {
 		t.Fatalf("%+v; %d bytes are kept", got, next.Stats().Bytes)
 	}
+	next.GoOn()
 	if _, err := io.CopyN(io.Discard, client, int64(end-mine)); err != nil {
 		t.Error(err)
 	}
@@ -477,5 +479,41 @@ func TestUntouched(t *testing.T) {
 				_ = refused.Client.Close()
 			})
 		}
+	}
+}
+
+// Join asks whether somebody else has a connection with the same addresses and ports when its own is known, so that of
+// two who begin at once one sees the other. It takes another port then, if it may.
+func TestJoinAsksWhenKnown(t *testing.T) {
+	taken := netip.AddrPortFrom(seenAs[0].Addr(), 4000)
+	var s *script
+	asked, known := 0, 0
+	s = newScriptWith(t, tcprelay.Options{Taken: func(of *packet.Tuple) bool {
+		asked++
+		if s.r.Carries(of) {
+			known++
+		}
+		return of.DstPort == taken.Port()
+	}})
+	_, accepted := dialHost(t, 0)
+	pod := netip.AddrPortFrom(podIPs[0], 80)
+	if err := s.r.Join(t.Context(), accepted, taken, pod, nil); !errors.Is(err, tcprelay.ErrInUse) {
+		t.Errorf("joined as %s, which somebody else has: %v", taken, err)
+	}
+	s.tuple = packet.Tuple{Src: packet.AddrFrom(podIPs[0]), SrcPort: 80, Dst: packet.AddrFrom(taken.Addr()), DstPort: taken.Port(), Proto: packet.TCP}
+	if s.r.Carries(&s.tuple) || s.r.Len() != 0 {
+		t.Error("what was not joined is known")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	joined := make(chan error, 1)
+	go func() { joined <- s.r.Join(ctx, accepted, netip.AddrPortFrom(taken.Addr(), 0), pod, nil) }()
+	await.Until(t, "it is joined", func() bool { return s.r.Len() == 1 })
+	cancel()
+	if err := <-joined; err != nil {
+		t.Error(err)
+	}
+	if asked != 2 || known != 2 {
+		t.Errorf("of %d questions %d were asked when the connection was known", asked, known)
 	}
 }

@@ -58,7 +58,7 @@ func (c *conn) drain() {
 		c.mu.Unlock()
 		return
 	}
-	before := f.keptLen
+	f.drained += f.keptLen
 	f.short, f.stuck = false, false
 	for f.keptLen > 0 {
 		k := f.kept[0]
@@ -85,10 +85,23 @@ func (c *conn) drain() {
 	if f.keptLen == 0 {
 		c.finish()
 	}
-	// Small steps are not worth a segment (RFC 9293 3.8.6.2.2), unless they are the last one.
-	tell := c.publish() && (f.keptLen == 0 || before-f.keptLen >= window/4)
+	f.drained -= f.keptLen
+	tell := c.publish() && (f.keptLen == 0 || f.drained >= c.worthTelling())
+	if tell {
+		f.drained = 0
+	}
 	c.mu.Unlock()
 	if tell {
 		c.acknowledge()
 	}
+}
+
+// worthTelling returns how many bytes a pod is told of at once, of those that the socket accepts later. Smaller steps are
+// not worth a segment, unless they are the last one (RFC 9293 3.8.6.2.2). A far pod whose bytes are not acknowledged in
+// time takes them for lost, and sends less; its acknowledgements come for every second segment (RFC 5681 4.2).
+func (c *conn) worthTelling() int {
+	if c.far != nil {
+		return 2 * c.far.mss
+	}
+	return window / 4
 }

@@ -157,6 +157,7 @@ func runRelay() error {
 		}
 		go acceptAndJoin(r, l, netip.AddrPortFrom(podIPs[i], 80))
 	}
+	go r.GoOn()
 	var p packet.Packet
 	var turn tcprelay.Turn
 	frame := make([]byte, packet.MaxFrame)

@@ -19,6 +19,7 @@ type stepped struct {
 	t       *testing.T
 	client  int      // writes what the pod is sent
 	sent    []uint32 // the numbers of segments with data, counted from the first one's
+	told    []uint32 // the numbers that segments without data acknowledge
 	longest int      // payload of a segment since sent was emptied
 	start   uint32
 	mtu     int // of the path
@@ -37,7 +38,12 @@ func newStepped(t *testing.T, o offer) *stepped {
 		Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
 		Send: func(ip []byte, vnet packet.VNetHdr) {
 			var p packet.Packet
-			if p.ParseIP(ip) == packet.Good && p.Len() > p.Payload {
+			if p.ParseIP(ip) != packet.Good {
+				return
+			}
+			if p.Len() == p.Payload {
+				s.told = append(s.told, be.Uint32(p.IP[p.L4+8:]))
+			} else {
 				s.sent = append(s.sent, be.Uint32(p.IP[p.L4+4:])-s.start)
 				s.longest = max(s.longest, min(p.Len()-p.Payload, cmp.Or(int(vnet.GSOSize), packet.MaxFrame)))
 			}
@@ -77,7 +83,7 @@ func newStepped(t *testing.T, o offer) *stepped {
 func (s *stepped) acks(n uint32) {
 	s.t.Helper()
 	s.mu.Lock()
-	do := s.takeAck(s.start+n, 64000, true)
+	do := s.takeAck(1000, s.start+n, 64000, true)
 	s.mu.Unlock()
 	if do&work != 0 && !s.step() {
 		s.t.Fatal("the connection is over")
@@ -149,5 +155,68 @@ func TestFarWindowOfSmallMessages(t *testing.T) {
 	s.acks(10_000 + uint32(before))
 	if got := s.far.window.Size(); got != 2*before {
 		t.Errorf("the window is %d after it was filled, want %d", got, 2*before)
+	}
+}
+
+// A window that was announced before another one that came first is not believed (RFC 9293 3.10.7.4).
+func TestOvertakenWindow(t *testing.T) {
+	s := newStepped(t, offer{mss: 1380})
+	s.says(3000)
+	for _, x := range []struct {
+		what            string
+		seq, acked, wnd uint32
+		want            uint32 // the window that is believed then
+	}{
+		{"something new acknowledged", 1000, 1000, 5000, 5000},
+		{"the window closes", 1500, 1000, 2000, 2000},
+		{"overtaken by that", 1000, 1000, 5000, 2000},
+		{"overtaken by both", 900, 0, 64000, 2000},
+		{"it opens without data", 1500, 1000, 6000, 6000},
+		{"overtaken by that, at the same number", 1500, 1000, 2000, 6000},
+		{"no memory", 1500, 1000, 0, 0},
+		{"memory again", 1500, 1000, 6000, 6000},
+		{"data of an earlier number, repeated, acknowledges something new", 1200, 2000, 3000, 3000},
+		{"the window opens with later data", 1600, 2000, 7000, 7000},
+		{"overtaken by that, and full", 1500, 2000, 0, 7000},
+	} {
+		s.mu.Lock()
+		do := s.takeAck(x.seq, s.start+x.acked, x.wnd, true)
+		s.mu.Unlock()
+		if do&work != 0 && !s.step() {
+			t.Fatalf("%s: the connection is over", x.what)
+		}
+		if got := uint32(s.acked.Load()); got != x.want {
+			t.Errorf("%s: a window of %d is believed, want %d", x.what, got, x.want)
+		}
+	}
+}
+
+// A far pod is told how much a slow client has taken while more waits for that client, and not at the end alone.
+func TestFarIsToldOfSmallSteps(t *testing.T) {
+	s := newStepped(t, offer{mss: 1380})
+	const size = 20_000
+	for kept := 0; kept < 300_000; kept = s.from.keptLen {
+		s.mu.Lock()
+		s.takeData(s.from.next, make([]byte, size), false)
+		s.mu.Unlock()
+	}
+	s.told = nil
+	first := uint32(s.received.Load() >> 32)
+	buf := make([]byte, size)
+	for s.from.keptLen > 100_000 {
+		if _, err := unix.Read(s.client, buf); err != nil {
+			t.Fatal(err)
+		}
+		s.drain()
+	}
+	last := first
+	for _, at := range s.told {
+		if step := at - last; step > 3*size {
+			t.Errorf("the pod was told of %d bytes at once", step)
+		}
+		last = at
+	}
+	if now := uint32(s.received.Load() >> 32); now-last > 3*size || now-first < 100_000 {
+		t.Errorf("of %d bytes that the client's socket has accepted since, the pod was told of %d", now-first, last-first)
 	}
 }

@@ -42,13 +42,15 @@ type podStream struct {
 	// The bytes that the socket has not accepted yet.
 	kept    []*chunk
 	keptLen int
+	drained int  // bytes that the socket has accepted later, and of which the pod was not told
 	stuck   bool // the pod has repeated what is kept
 	short   bool // there was no memory to keep more
 	deaf    bool // the socket accepts no more data; what the pod sends is dropped and not acknowledged
 
-	// The pod's last acknowledgement and window, and how many duplicates of it came.
-	lastAck, lastWindow uint32
-	dups                int
+	// The pod's last acknowledgement and window, the number of the segment that announced the window, and how many
+	// duplicates of it came.
+	lastAck, lastWindow, windowSeq uint32
+	dups                           int
 
 	// Of a connection that the Relay before had begun: whether the pod has yet to tell how far it is, and the highest
 	// number that it may acknowledge besides those that we have sent; 0 for none.
@@ -152,7 +154,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		return answer
 	}
 	payload := p.IP[p.Payload:]
-	do := c.takeAck(ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
+	do := c.takeAck(seq, ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
 	if c.far != nil && len(h) > 20 {
 		do |= c.takeSACK(h[20:])
 	}
@@ -240,7 +242,7 @@ func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
 	h := p.IP[p.L4:p.Payload]
 	c.accept(readOffer(h[20:], p.Tuple.Src.Is4()), seq)
 	c.opened()
-	return answer | c.takeAck(ack, uint32(be.Uint16(h[14:])), true)
+	return answer | c.takeAck(seq, ack, uint32(be.Uint16(h[14:])), true)
 }
 
 func (c *conn) opened() {
@@ -254,22 +256,26 @@ func (c *conn) opened() {
 	}
 }
 
-// takeAck records what the pod acknowledges. bare says that the segment has neither payload nor FIN.
-func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
+// takeAck records what the pod acknowledges with the segment at seq. bare says that the segment has neither payload nor
+// FIN.
+func (c *conn) takeAck(seq, ack, wnd uint32, bare bool) todo {
 	f := &c.from
 	if ahead(f.lastAck, ack) {
 		return 0
 	}
 	if f.asking {
-		f.asking = false
+		f.asking, f.windowSeq = false, seq-1
 		c.note(found)
-		return work | c.takeAck(ack, wnd, bare)
+		return work | c.takeAck(seq, ack, wnd, bare)
 	}
 	if c.stage.Load() == answering {
 		if ack != c.next.Load() {
 			return 0
 		}
 		c.opened()
+	}
+	if ack == f.lastAck && wnd != f.lastWindow && !f.announces(seq, wnd) {
+		return 0
 	}
 	full := wnd == 0 && ack != c.next.Load()
 	if full { // the pod lives, and makes room when it likes (RFC 9293 3.8.6.1)
@@ -288,12 +294,22 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 		}
 		return 0
 	}
-	f.lastAck, f.lastWindow, f.dups = ack, wnd, 0
+	f.lastAck, f.lastWindow, f.windowSeq, f.dups = ack, wnd, seq, 0
 	if c.far != nil {
 		c.far.board.Ack(ack)
 	}
 	c.acked.Store(uint64(ack)<<32 | uint64(wnd))
 	return work
+}
+
+// announces reports whether the window of a segment that acknowledges what was acknowledged before is to be believed
+// (RFC 9293 3.10.7.4): a segment that was overtaken may have an older one. Of segments with one number the larger window
+// is the newer one, as receivers do not take back what they have announced, unless they have no memory at all.
+func (f *podStream) announces(seq, wnd uint32) bool {
+	if seq == f.windowSeq {
+		return wnd > f.lastWindow || wnd == 0
+	}
+	return ahead(seq, f.windowSeq)
 }
 
 // takeData accepts what is new in a segment, and the kept segments that follow it without a hole.

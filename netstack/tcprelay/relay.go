@@ -44,6 +44,9 @@ type Options struct {
 	// Far returns the length in bytes of the largest IP packet that fits on the way to a pod of another node, and false
 	// for a pod of this node, and for what is no pod. If it is nil, all pods are of this node.
 	Far func(pod packet.Addr) (mtu int, ok bool)
+	// Taken reports whether somebody else has a connection whose segments from the pod have this tuple, or is about to.
+	// Join asks when its own is known (Carries), so that of two who begin at once one sees the other. nil: nobody else.
+	Taken func(*packet.Tuple) bool
 	// Hold lets connections outlive the Relay. If it is nil, they end with it.
 	Hold *Hold
 }
@@ -83,6 +86,9 @@ type shard struct {
 func New(o Options) *Relay {
 	if o.Owner == nil {
 		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
+	if o.Taken == nil {
+		o.Taken = func(*packet.Tuple) bool { return false }
 	}
 	if o.Far == nil {
 		o.Far = func(packet.Addr) (int, bool) { return 0, false }
@@ -241,16 +247,28 @@ func Network(a packet.Addr) packet.Addr {
 // reserve enters c. If c has no port on the client's side, it picks one.
 func (r *Relay) reserve(c *conn) bool {
 	if c.key.DstPort != 0 {
-		return r.add(c)
+		return r.addAlone(c)
 	}
 	for range 64 {
 		c.key.DstPort = uint16(FirstPort + rand.IntN(LastPort-FirstPort+1))
 		c.back = c.key.Reverse()
-		if r.add(c) {
+		if r.addAlone(c) {
 			return true
 		}
 	}
 	return false
+}
+
+// addAlone is add for a tuple that somebody else may have as well.
+func (r *Relay) addAlone(c *conn) bool {
+	if !r.add(c) {
+		return false
+	}
+	if r.o.Taken(&c.key) {
+		r.remove(c)
+		return false
+	}
+	return true
 }
 
 // Forget resets the host's side of all connections of a pod that was removed.

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,8 +91,8 @@ type Resumed struct {
 	Resumed, Lost int
 }
 
-// Resume goes on with the connections of the Relay before, as far as their pods are here. Nothing of a pod of this node
-// may be delivered before. The Relay sends to pods from then on.
+// Resume takes over the connections of the Relay before, as far as their pods are here. Nothing of a pod of this node
+// may be delivered before. GoOn has to follow.
 func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	h := r.hold
 	if h == nil || h.resumed {
@@ -97,7 +100,6 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	}
 	h.resumed = true
 	defer r.resuming.Store(false)
-	var conns []*conn
 	h.Memory.Used(func(s uint32) {
 		fd, there := h.Found[s]
 		if !there {
@@ -115,7 +117,8 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 			return
 		}
 		h.reserve(s)
-		conns = append(conns, c)
+		h.revived = append(h.revived, c)
+		n.Resumed++
 	})
 	for s, fd := range h.Found { // sockets without a record
 		if !ended(fd) {
@@ -125,14 +128,27 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 		h.Release(s)
 	}
 	h.Found = nil
-	for _, c := range conns {
-		if c.goOn() {
-			n.Resumed++
-		} else {
-			n.Lost++
-		}
-	}
 	return n
+}
+
+// GoOn carries the connections that Resume has taken over: each pod is asked how far it is. What pods answer should be
+// delivered meanwhile, as a pod's queue does not hold the answers in thousands of connections.
+func (r *Relay) GoOn() {
+	if r.hold == nil {
+		return
+	}
+	conns := r.hold.revived
+	r.hold.revived = nil
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(conns)); i = next.Add(1) - 1 {
+				conns[i].goOn()
+			}
+		})
+	}
+	all.Wait()
 }
 
 // ended reports whether a socket's streams have both ended. The Relay before may have forgotten such a connection and
@@ -189,7 +205,7 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 		return nil, ErrTooMany
 	}
 	c.fd, c.slot = fd, s
-	c.pumping.Store(busy) // until goOn: segments of a far pod may come before
+	c.pumping.Store(busy) // until goOn: segments of the pod may come before
 	if !r.add(c) {
 		c.account.end(rec.open)
 		return nil, ErrInUse
@@ -229,8 +245,8 @@ func (c *conn) restore(rec *record, p *point) {
 	c.publish()
 }
 
-// goOn begins to carry a connection that was restored. It returns false when that has failed.
-func (c *conn) goOn() bool {
+// goOn begins to carry a connection that was restored.
+func (c *conn) goOn() {
 	if c.stage.Load() != open {
 		c.timer.set(openTimeout)
 	}
@@ -238,9 +254,8 @@ func (c *conn) goOn() bool {
 	c.pumping.Store(idle)
 	if err != nil {
 		c.kill(aborted)
-		return false
+		return
 	}
 	c.note(kepts)
 	c.pump()
-	return true
 }

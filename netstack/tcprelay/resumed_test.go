@@ -37,6 +37,7 @@ func (s *script) nextRelay(sh *shelf, here func(netip.Addr) bool, want tcprelay.
 	if got := s.r.Resume(here); got != want {
 		s.t.Fatalf("%+v, want %+v", got, want)
 	}
+	s.r.GoOn()
 }
 
 var one = tcprelay.Resumed{Resumed: 1}
@@ -203,6 +204,33 @@ func TestNotResumed(t *testing.T) {
 	}
 }
 
+// A pod may speak when its connection is known, and before it goes on: what it says arrives, and the pod is sent nothing
+// that it may have already.
+func TestPodSpeaksBeforeItGoesOn(t *testing.T) {
+	s, sh := newHeld(t, 4)
+	server, mine, theirs := s.egress(1000)
+	if err := s.r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.o.Hold = sh.hold(t)
+	s.r = tcprelay.New(s.o)
+	if got := s.r.Resume(everywhere); got != one {
+		t.Fatalf("%+v", got)
+	}
+	if _, err := io.WriteString(server, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	s.say(segment{mine, theirs, psh, 1000, []byte("early")})
+	wantServer(t, server, "early")
+	if got := s.hear(ack); got.ack != mine+5 || len(got.payload) > 0 {
+		t.Errorf("heard %q, and %d acknowledged; want %d", got.payload, got.ack, mine+5)
+	}
+	s.r.GoOn()
+	if got := s.hearData(); got.seq != theirs || string(got.payload) != "hello" {
+		t.Errorf("heard %q at %d", got.payload, got.seq)
+	}
+}
+
 // A far end that has reset the connection meanwhile is noticed: its last bytes reach the pod, and then the reset.
 func TestResumedAfterReset(t *testing.T) {
 	s, sh := newHeld(t, 4)
@@ -221,6 +249,7 @@ func TestResumedAfterReset(t *testing.T) {
 	s.o.Hold = sh.hold(t)
 	s.r = tcprelay.New(s.o)
 	s.r.Resume(everywhere)
+	s.r.GoOn()
 	s.say(segment{mine, theirs, ack, 1000, nil})
 	if got := s.hearData(); got.seq != theirs || string(got.payload) != "last words" {
 		t.Errorf("heard %q at %d", got.payload, got.seq)

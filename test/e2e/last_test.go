@@ -55,7 +55,7 @@ type past struct {
 	stop  chan struct{}
 
 	mu   sync.Mutex // guards what follows
-	at   [1 << 12]instant
+	at   [1 << 15]instant
 	next int // at[next%len(at)] is the oldest
 }
 
@@ -435,22 +435,25 @@ type kept struct {
 	counting *atomic.Bool // stalls count
 }
 
-// opening limits how many connections open at once.
+// opening limits how many connections open at once. Whoever begins too many loses some to others (share.Limit).
 var opening = make(chan struct{}, 32)
 
 // connection makes a connection and keeps it until ctx ends. It calls begun when that has begun, or failed.
 func (k *kept) connection(ctx context.Context, begun func()) (out lasted) {
-	defer begun()
-	out.Connections = 1
 	opening <- struct{}{}
+	opened := sync.OnceFunc(func() {
+		<-opening
+		begun()
+	})
+	defer opened()
+	out.Connections = 1
 	c, err := dialFrom("tcp", k.to, k.from, patience)
-	<-opening
 	if err != nil {
 		out.Cut, out.Error = 1, err.Error()
 		return out
 	}
 	defer c.Close()
-	if err := k.converse(ctx, c, &out, begun); err != nil {
+	if err := k.converse(ctx, c, &out, opened); err != nil {
 		out.Error = err.Error()
 		if errors.Is(err, errWrong) {
 			out.Wrong = 1
