@@ -9,6 +9,7 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sort"
@@ -39,7 +40,7 @@ const (
 // With many of them it is long, so that the machine has time; each still says something during every outage that is
 // longer, and all together say something at each instant.
 func lastPause(count int) time.Duration {
-	return max(40*time.Millisecond, time.Duration(count)*3*time.Millisecond)
+	return max(40*time.Millisecond, time.Duration(count)*4*time.Millisecond)
 }
 
 // uptime is a clock that all processes of a machine share (CLOCK_MONOTONIC).
@@ -124,8 +125,9 @@ func newSpeech(seed uint64) *speech { return &speech{stream: stream(seed, 1<<62)
 
 // say writes blocks to c until ctx ends, and then ends the stream. longest has the stalls of what is heard.
 func (s *speech) say(ctx context.Context, c net.Conn, pause time.Duration, longest *longest) error {
-	tick := time.NewTicker(pause)
+	tick := time.NewTicker(1 + rand.N(pause)) // thousands do not speak in one instant
 	defer tick.Stop()
+	first := true
 	for {
 		b := s.block[:]
 		l := longest.take()
@@ -140,6 +142,10 @@ func (s *speech) say(ctx context.Context, c net.Conn, pause time.Duration, longe
 		}
 		select {
 		case <-tick.C:
+			if first {
+				first = false
+				tick.Reset(pause)
+			}
 		case <-ctx.Done():
 			return c.(*net.TCPConn).CloseWrite()
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"syscall"
@@ -67,6 +68,10 @@ func (k *kept) datagrams(ctx context.Context, begun func()) (out lasted) {
 	heard := make(chan lasted, 1)
 	go func() { heard <- k.hearDatagrams(c, begun) }()
 	sent := 0
+	select {
+	case <-time.After(rand.N(k.pause)): // hundreds do not speak in one instant
+	case <-ctx.Done():
+	}
 	for tick := time.NewTicker(k.pause); ctx.Err() == nil; {
 		if _, err := c.Write(k.datagram(uint64(sent), uptime())); err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 			sent++
