@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 
 	"tapestry.dev/tapestry/services"
@@ -31,7 +32,7 @@ func makeHostAddrs(n *Node) (part, error) {
 	return quiet, nil
 }
 
-// hostChanged tells the packet path and the node ports the host's new addresses.
+// hostChanged tells the packet path, the node ports and the health checks the host's new addresses.
 func (n *Node) hostChanged() {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -42,11 +43,26 @@ func (n *Node) hostChanged() {
 		n.log.Error("new addresses of the host were not applied", "err", err)
 	}
 	n.setNodePorts()
+	n.setHealthChecks()
 }
 
 // setNodePorts has the host listen on the node ports and hostPorts of the present Table, at the addresses that the host
 // has now. Its failures become problems.
 func (n *Node) setNodePorts() {
+	n.nodePorts.Set(nodeport.PortsAt(n.table.Load(), n.limits()))
+}
+
+// setHealthChecks has the host answer the health checks of the present Table where its node ports are. A family that the
+// host has not may be switched off there, so nothing listens for all of it. Its failures become problems.
+func (n *Node) setHealthChecks() {
+	at := slices.DeleteFunc(n.limits().Addrs(), func(a netip.Addr) bool {
+		return a.IsUnspecified() && !nodeAddr(&n.Config().Netstack, a).IsValid()
+	})
+	n.balancers.Set(n.table.Load().HealthChecks(), at)
+}
+
+// limits returns the addresses of the host at which node ports are.
+func (n *Node) limits() nodeport.Limits {
 	c, places := &n.Config().Netstack, &n.held.NodePorts
 	addrs := *n.hostAddrs.Load()
 	if len(addrs) == 0 {
@@ -58,7 +74,7 @@ func (n *Node) setNodePorts() {
 			limits[family] = places.Of(like.Is4(), addrs, nodeAddr(c, like))
 		}
 	}
-	n.nodePorts.Set(nodeport.PortsAt(n.table.Load(), limits))
+	return limits
 }
 
 // setPath applies c and the host's addresses to the packet path.

@@ -102,8 +102,9 @@ type Held struct {
 	Healthy func() bool
 	// Listen opens the host sockets of NodePorts and hostPorts; nil means the kernel's.
 	Listen nodeport.Listener
-	// ListenHealthCheck opens the host sockets of Services' health checks; nil means the kernel's.
-	ListenHealthCheck func(port uint16) (net.Listener, error)
+	// ListenHealthCheck opens the host sockets of Services' health checks, at an address of the host or, for the zero
+	// Addr, at all of them; nil means the kernel's.
+	ListenHealthCheck func(at netip.Addr, port uint16) (net.Listener, error)
 	// Log receives what happens outside of calls; nil discards it.
 	Log *slog.Logger
 }

@@ -206,7 +206,7 @@ func makeHealthChecks(n *Node) (part, error) {
 	})
 	p := quiet
 	// Its failures become problems.
-	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil }
+	p.set = func(*Config) error { n.setHealthChecks(); return nil }
 	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{Port: true}) }
 	p.close = func() { _ = n.balancers.Close() }
 	return p, nil

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,11 +23,12 @@ import (
 
 // Options are the settings of a Server.
 type Options struct {
-	// Listen opens the socket for a port, on all addresses of the host; nil uses the kernel.
-	Listen func(port uint16) (net.Listener, error)
+	// Listen opens the socket for a port at an address of the host, or at all of them for the zero Addr; nil uses the
+	// kernel.
+	Listen func(at netip.Addr, port uint16) (net.Listener, error)
 	// Healthy reports whether this node takes new connections at all; required.
 	Healthy func() bool
-	// MaxPorts limits the ports, and MaxConns the connections to all ports together; 0 means 2,768 ports, as many as
+	// MaxPorts limits the sockets that listen, and MaxConns the connections to all ports together; 0 means 2,768 ports, as many as
 	// there are node ports, and 256 connections.
 	MaxPorts, MaxConns int
 	// Logger is told when a port cannot be opened. Nil discards messages.
@@ -44,12 +46,14 @@ type Server struct {
 	opts  Options
 	conns conns.Conns
 
-	setting sync.Mutex // held by Set, Close and retry; guards checks and again
+	setting sync.Mutex // held by Set, Close and retry; guards checks, at and again
 	checks  []services.HealthCheck
-	again   *time.Timer // runs retry; set when a port could not be opened
+	at      []netip.Addr // where ports are opened
+	again   *time.Timer  // runs retry; set when a port could not be opened
 
 	mu     sync.Mutex // guards what follows
 	ports  map[uint16]*port
+	open   int                         // sockets that listen
 	failed map[uint16]services.Problem // by port
 	closed bool
 	wg     sync.WaitGroup
@@ -57,8 +61,9 @@ type Server struct {
 
 // port is a port that is listened on.
 type port struct {
-	http  http.Server
-	check services.HealthCheck // guarded by Server.mu
+	http    http.Server
+	sockets int
+	check   services.HealthCheck // guarded by Server.mu
 }
 
 // New returns a Server that does not listen yet. Close releases everything.
@@ -67,18 +72,37 @@ func New(o Options) *Server {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Listen == nil {
-		o.Listen = func(p uint16) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(int(p))) }
+		o.Listen = listen
 	}
 	o.MaxPorts = cmp.Or(o.MaxPorts, 2768)
 	return &Server{opts: o, conns: conns.New(cmp.Or(o.MaxConns, 256), nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
-// Set replaces the list of checks that are answered. A port that cannot be opened is a Problem, and is tried again
+// listen opens a socket of the kernel. One at all addresses of a family takes none of the other.
+func listen(at netip.Addr, port uint16) (net.Listener, error) {
+	switch {
+	case !at.IsValid():
+		return net.Listen("tcp", ":"+strconv.Itoa(int(port)))
+	case at.Is4():
+		return net.Listen("tcp4", netip.AddrPortFrom(at, port).String())
+	}
+	return net.Listen("tcp6", netip.AddrPortFrom(at, port).String())
+}
+
+// Set replaces the list of checks that are answered, and the addresses of the host at which they are; nil stands for
+// all addresses. A port that cannot be opened is a Problem, and is tried again
 // until it can. If two Services have one port, the first gets it. Set returns the same as Problems.
-func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
+func (s *Server) Set(checks []services.HealthCheck, at []netip.Addr) []services.Problem {
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	s.checks = checks
+	if at == nil {
+		at = []netip.Addr{{}}
+	}
+	if !slices.Equal(s.at, at) {
+		s.checks = nil
+		s.apply() // closes what is open elsewhere
+	}
+	s.checks, s.at = checks, slices.Clone(at)
 	s.apply()
 	return s.Problems()
 }
@@ -111,6 +135,7 @@ func (s *Server) apply() {
 			continue
 		}
 		surplus = append(surplus, p)
+		s.open -= p.sockets
 		delete(s.ports, n)
 	}
 	before := s.failed
@@ -120,7 +145,7 @@ func (s *Server) apply() {
 		_ = p.http.Close()
 	}
 	for _, n := range slices.Sorted(maps.Keys(want)) {
-		if err := s.open(want[n]); err != nil {
+		if err := s.opens(want[n]); err != nil {
 			s.note(n, want[n], err, before)
 		}
 	}
@@ -147,18 +172,26 @@ func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[ui
 // errTooMany says that there is no descriptor for another port. A port that is open keeps its place.
 var errTooMany = errors.New("the agent has no descriptors for more of them; raise its limit of open files (LimitNOFILE of the container runtime)")
 
-func (s *Server) open(c services.HealthCheck) error {
+// opens opens the sockets of one port, all or none of them.
+func (s *Server) opens(c services.HealthCheck) error {
 	s.mu.Lock()
-	full := len(s.ports) >= s.opts.MaxPorts
+	full := s.open+len(s.at) > s.opts.MaxPorts
 	s.mu.Unlock()
 	if full {
 		return errTooMany
 	}
-	l, err := s.opts.Listen(c.Port)
-	if err != nil {
-		return err
+	var sockets []net.Listener
+	for _, at := range s.at {
+		l, err := s.opts.Listen(at, c.Port)
+		if err != nil {
+			for _, l := range sockets {
+				_ = l.Close()
+			}
+			return err
+		}
+		sockets = append(sockets, l)
 	}
-	p := &port{check: c}
+	p := &port{check: c, sockets: len(sockets)}
 	p.http = http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(w, p) }),
 		ReadHeaderTimeout: requestTime, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: requestTime,
@@ -166,12 +199,15 @@ func (s *Server) open(c services.HealthCheck) error {
 	}
 	s.mu.Lock()
 	s.ports[c.Port] = p
+	s.open += p.sockets
 	s.mu.Unlock()
-	s.wg.Go(func() {
-		if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			s.opts.Logger.Warn("a healthCheckNodePort is no longer served", "addr", l.Addr(), "err", err)
-		}
-	})
+	for _, l := range sockets {
+		s.wg.Go(func() {
+			if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				s.opts.Logger.Warn("a healthCheckNodePort is no longer served", "addr", l.Addr(), "err", err)
+			}
+		})
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +27,7 @@ type loopback struct {
 	fail  error
 }
 
-func (l *loopback) listen(port uint16) (net.Listener, error) {
+func (l *loopback) listen(_ netip.Addr, port uint16) (net.Listener, error) {
 	if l.fail != nil {
 		return nil, l.fail
 	}
@@ -69,7 +71,7 @@ func TestAnswers(t *testing.T) {
 	} {
 		check.Local = tt.local
 		healthy.Store(tt.healthy)
-		if problems := s.Set([]services.HealthCheck{check}); len(problems) != 0 {
+		if problems := s.Set([]services.HealthCheck{check}, nil); len(problems) != 0 {
 			t.Fatal(problems)
 		}
 		status, weight, body := get(t, l.addrs[31000])
@@ -87,16 +89,16 @@ func TestPortsComeAndGo(t *testing.T) {
 	s := New(Options{Listen: l.listen, Healthy: func() bool { return true }})
 	web := services.HealthCheck{Namespace: "d", Name: "web", Port: 31000, Local: 1}
 	l.fail = syscall.EADDRINUSE
-	problems := s.Set([]services.HealthCheck{web})
+	problems := s.Set([]services.HealthCheck{web}, nil)
 	if len(problems) != 1 || problems[0].Object != "Service d/web" || !strings.Contains(problems[0].Message, "healthCheckNodePort 31000") {
 		t.Errorf("a taken port is told as %v", problems)
 	}
 	l.fail = nil
-	if problems := s.Set([]services.HealthCheck{web}); len(problems) != 0 {
+	if problems := s.Set([]services.HealthCheck{web}, nil); len(problems) != 0 {
 		t.Errorf("the port was freed, yet %v", problems)
 	}
 	get(t, l.addrs[31000])
-	if problems := s.Set(nil); len(problems) != 0 {
+	if problems := s.Set(nil, nil); len(problems) != 0 {
 		t.Error(problems)
 	}
 	if c, err := net.Dial("tcp", l.addrs[31000]); err == nil {
@@ -106,7 +108,7 @@ func TestPortsComeAndGo(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if problems := s.Set([]services.HealthCheck{web}); problems != nil {
+	if problems := s.Set([]services.HealthCheck{web}, nil); problems != nil {
 		t.Error("a closed server opened a port")
 	}
 }
@@ -116,7 +118,7 @@ func TestTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var taken atomic.Bool
 		taken.Store(true)
-		s := New(Options{Healthy: func() bool { return true }, Listen: func(uint16) (net.Listener, error) {
+		s := New(Options{Healthy: func() bool { return true }, Listen: func(netip.Addr, uint16) (net.Listener, error) {
 			if taken.Load() {
 				return nil, syscall.EADDRINUSE
 			}
@@ -124,7 +126,7 @@ func TestTriedAgain(t *testing.T) {
 		}})
 		defer s.Close()
 		check := []services.HealthCheck{{Namespace: "d", Name: "web", Port: 32100}}
-		if got := s.Set(check); len(got) != 1 {
+		if got := s.Set(check, nil); len(got) != 1 {
 			t.Fatalf("told is %v", got)
 		}
 		time.Sleep(3 * retryPause)
@@ -155,14 +157,47 @@ func TestPortsAreBounded(t *testing.T) {
 	check := func(port uint16) services.HealthCheck {
 		return services.HealthCheck{Namespace: "d", Name: "web", Port: port, Local: 1}
 	}
-	s.Set([]services.HealthCheck{check(31002)})
-	problems := s.Set([]services.HealthCheck{check(31001), check(31002)})
+	s.Set([]services.HealthCheck{check(31002)}, nil)
+	problems := s.Set([]services.HealthCheck{check(31001), check(31002)}, nil)
 	if len(problems) != 1 || !strings.Contains(problems[0].Message, "31001") || !strings.Contains(problems[0].Message, "LimitNOFILE") {
 		t.Errorf("told is %v", problems)
 	}
 	get(t, l.addrs[31002])
-	if problems := s.Set([]services.HealthCheck{check(31001)}); len(problems) != 0 {
+	if problems := s.Set([]services.HealthCheck{check(31001)}, nil); len(problems) != 0 {
 		t.Errorf("there is room, and told is %v", problems)
 	}
 	get(t, l.addrs[31001])
+}
+
+// Ports are open at the addresses that are named, all of them or none, and follow when others are.
+func TestAtAddresses(t *testing.T) {
+	a, b, other := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("192.0.2.1") // not this host's
+	port := freeport.Of(t)
+	s := New(Options{Healthy: func() bool { return true }, MaxPorts: 2})
+	defer s.Close()
+	checks := []services.HealthCheck{{Namespace: "d", Name: "web", Port: port, Local: 1}}
+	for _, tt := range []struct {
+		at, open, closed []netip.Addr
+		problems         int
+	}{
+		{at: []netip.Addr{a, b}, open: []netip.Addr{a, b}, closed: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
+		{at: []netip.Addr{b}, open: []netip.Addr{b}, closed: []netip.Addr{a}},
+		{at: []netip.Addr{a, other}, closed: []netip.Addr{a, b}, problems: 1},
+		{at: []netip.Addr{a, b, netip.MustParseAddr("127.0.0.4")}, closed: []netip.Addr{a}, problems: 1}, // one too many
+		{at: []netip.Addr{}, closed: []netip.Addr{a, b}},
+		{open: []netip.Addr{a, b}},
+	} {
+		if got := s.Set(checks, tt.at); len(got) != tt.problems {
+			t.Errorf("at %s: told is %v", tt.at, got)
+		}
+		for _, x := range tt.open {
+			get(t, netip.AddrPortFrom(x, port).String())
+		}
+		for _, x := range tt.closed {
+			if c, err := net.Dial("tcp", netip.AddrPortFrom(x, port).String()); err == nil {
+				c.Close()
+				t.Errorf("at %s: %s is open", tt.at, x)
+			}
+		}
+	}
 }

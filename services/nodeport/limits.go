@@ -33,3 +33,21 @@ func (l Limits) of(s PortSpec) []PortSpec {
 	}
 	return specs
 }
+
+// Addrs returns the addresses at which something listens that is where node ports are: all that are named, and the
+// unspecified address of a family that has no limit. It returns nil for all addresses of the host.
+func (l Limits) Addrs() []netip.Addr {
+	if len(l) == 0 {
+		return nil
+	}
+	all := []netip.Addr{}
+	for family, unspecified := range map[services.Family]netip.Addr{services.IPv4: netip.IPv4Unspecified(), services.IPv6: netip.IPv6Unspecified()} {
+		if list, limited := l[family]; limited {
+			all = append(all, list...)
+		} else {
+			all = append(all, unspecified)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}

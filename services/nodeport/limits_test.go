@@ -49,3 +49,21 @@ func TestLimits(t *testing.T) {
 		}
 	}
 }
+
+// What is where node ports are listens at all addresses of a family without a limit.
+func TestLimitsAddrs(t *testing.T) {
+	for _, tt := range []struct {
+		limits Limits
+		want   []netip.Addr
+	}{
+		{nil, nil},
+		{Limits{}, nil},
+		{Limits{services.IPv4: addresstest.Addrs("10.9.0.1", "127.0.0.1")}, addresstest.Addrs("10.9.0.1", "127.0.0.1", "::")},
+		{Limits{services.IPv4: nil, services.IPv6: addresstest.Addrs("2001:db8::1")}, addresstest.Addrs("2001:db8::1")},
+		{Limits{services.IPv4: nil, services.IPv6: nil}, []netip.Addr{}},
+	} {
+		if got := tt.limits.Addrs(); !slices.Equal(got, tt.want) || (got == nil) != (tt.want == nil) {
+			t.Errorf("%v: %v, want %v", tt.limits, got, tt.want)
+		}
+	}
+}
