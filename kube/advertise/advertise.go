@@ -2,6 +2,8 @@ package advertise
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -23,6 +25,7 @@ type Stage struct {
 	services roll.List[*services.Service]
 	plan     *announce.Plan
 	problems []kube.Problem
+	ranks    ranks
 }
 
 // Of returns the Plan of a node. served are the Services with their endpoints and addresses as they are served. The
@@ -30,9 +33,9 @@ type Stage struct {
 func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.Service], say *kube.Report) *announce.Plan {
 	if s.plan == nil || !s.same(objs) || !s.alike(served) {
 		var found kube.Report
-		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}}
+		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}, ranks: s.ranks.next()}
 		w.make(served)
-		*s = Stage{plan: w.plan, problems: found.Problems, objs: kube.Objects{
+		*s = Stage{plan: w.plan, problems: found.Problems, ranks: w.ranks, objs: kube.Objects{
 			Nodes: objs.Nodes, Services: objs.Services, AddressPools: objs.AddressPools,
 			L2Advertisements: objs.L2Advertisements, BGPPeers: objs.BGPPeers, BGPAdvertisements: objs.BGPAdvertisements,
 		}}
@@ -43,17 +46,57 @@ func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.S
 }
 
 func (s *Stage) same(objs *kube.Objects) bool {
-	return kube.Same(s.objs.Nodes, objs.Nodes) && kube.Same(s.objs.Services, objs.Services) && kube.Same(s.objs.AddressPools, objs.AddressPools) &&
+	return kube.Same(s.objs.Nodes, objs.Nodes) && sameBalancers(s.objs.Services, objs.Services) && kube.Same(s.objs.AddressPools, objs.AddressPools) &&
 		kube.Same(s.objs.L2Advertisements, objs.L2Advertisements) && kube.Same(s.objs.BGPPeers, objs.BGPPeers) &&
 		kube.Same(s.objs.BGPAdvertisements, objs.BGPAdvertisements)
 }
 
 // alike reports whether nothing is announced of the Services that have changed: those without external addresses.
 func (s *Stage) alike(served roll.List[*services.Service]) bool {
+	external := func(_ int, svc *services.Service) bool { return len(svc.ExternalIPs) > 0 }
 	changed, ok := roll.Replaced(s.services, served)
-	return ok && !slices.ContainsFunc(changed, func(i int) bool {
-		return len(s.services.At(i).ExternalIPs)+len(served.At(i).ExternalIPs) > 0
-	})
+	if ok {
+		return !slices.ContainsFunc(changed, func(i int) bool { return external(i, s.services.At(i)) || external(i, served.At(i)) })
+	}
+	next, stop := iter.Pull2(filter(s.services.All(), external))
+	defer stop()
+	for _, svc := range filter(served.All(), external) {
+		if _, was, there := next(); !there || was != svc {
+			return false
+		}
+	}
+	_, _, more := next()
+	return !more
+}
+
+// sameBalancers reports whether two lists have the same Services of type LoadBalancer, as far as advertisements look at
+// them: by name and labels.
+func sameBalancers(old, now []*corev1.Service) bool {
+	if kube.Same(old, now) {
+		return true
+	}
+	balancer := func(_ int, svc *corev1.Service) bool { return svc.Spec.Type == corev1.ServiceTypeLoadBalancer }
+	next, stop := iter.Pull2(filter(slices.All(old), balancer))
+	defer stop()
+	for _, svc := range filter(slices.All(now), balancer) {
+		_, was, there := next()
+		if !there || was != svc && (was.Namespace != svc.Namespace || was.Name != svc.Name || !maps.Equal(was.Labels, svc.Labels)) {
+			return false
+		}
+	}
+	_, _, more := next()
+	return !more
+}
+
+// filter yields what is of a sequence.
+func filter[K, V any](all iter.Seq2[K, V], is func(K, V) bool) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for k, v := range all {
+			if is(k, v) && !yield(k, v) {
+				return
+			}
+		}
+	}
 }
 
 // work is the making of one Plan.
@@ -63,6 +106,7 @@ type work struct {
 	say   *kube.Report
 	plan  *announce.Plan
 	addrs []*address
+	ranks ranks
 }
 
 // address is an address of a pool, with the Services that are there.
@@ -214,6 +258,7 @@ func (w *work) self() labels.Set {
 
 // ad is an advertisement, read.
 type ad struct {
+	name     string   // with its kind
 	pools    []string // nil: all
 	services labels.Selector
 	on       labels.Selector
@@ -223,7 +268,7 @@ type ad struct {
 // read returns what an advertisement says, and nil when it cannot be understood.
 func (w *work) read(obj kube.Object, a *v1alpha1.Announced) *ad {
 	ref := kube.RefOf(obj)
-	out := &ad{pools: a.Pools}
+	out := &ad{name: ref.String(), pools: a.Pools}
 	for _, name := range a.Pools {
 		if !slices.ContainsFunc(w.objs.AddressPools, func(p *v1alpha1.AddressPool) bool { return p.Name == name }) {
 			w.say.Warnf(ref, "spec.pools", "there is no AddressPool %q: make it, or remove the name", name)
@@ -284,7 +329,7 @@ func (w *work) links() {
 		slices.Sort(interfaces)
 		w.plan.Links = append(w.plan.Links, announce.Link{
 			Addr: at.Addr, Services: at.names(), Interfaces: slices.Compact(interfaces),
-			Ranked: announce.Rank(at.Addr, announce.Eligible(w.nodes(covering), at.needs())),
+			Ranked: w.ranks.of(at.Addr, w.eligible(covering, at)),
 		})
 	}
 }
@@ -304,7 +349,7 @@ func (w *work) routes() {
 		}
 		attributes := w.attributes(obj)
 		for _, at := range served {
-			if !a.covers(at) || !slices.Contains(announce.Eligible(w.nodes([]*ad{a}), at.needs()), w.node) {
+			if !a.covers(at) || !slices.Contains(w.eligible([]*ad{a}, at), w.node) {
 				continue
 			}
 			prefix := aggregate(at.Addr, &obj.Spec)

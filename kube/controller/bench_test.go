@@ -14,24 +14,82 @@ import (
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
-// BenchmarkDecide decides about 5,000 Services, of which every tenth is a load balancer that has its address.
-func BenchmarkDecide(b *testing.B) {
-	objs := kube.Objects{AddressPools: []*v1alpha1.AddressPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.AddressPoolSpec{Addresses: []string{"198.18.0.0/16"}}}}}
-	at := netip.MustParseAddr("198.18.0.0")
-	for i := range 5000 {
-		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: fmt.Sprint("s", i)}, Spec: corev1.ServiceSpec{
+// balancers returns a cluster of n Services, of which every so-manieth is a load balancer. key is their sharing key, or
+// "".
+func balancers(n, every int, key string) kube.Objects {
+	objs := kube.Objects{AddressPools: []*v1alpha1.AddressPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.AddressPoolSpec{Addresses: []string{"198.18.0.0/15"}}}}}
+	for i := range n {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: fmt.Sprintf("s%06d", i)}, Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Port: 80}}}}
-		if i%10 == 0 {
+		if i%every == 0 {
 			s.Spec.Type = corev1.ServiceTypeLoadBalancer
-			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: at.String()}}
-			at = at.Next()
+			if key != "" {
+				s.Annotations = map[string]string{kube.SharedAddressAnnotation: key}
+			}
 		}
 		objs.Services = append(objs.Services, s)
 	}
-	o := controller.Options{Default: true, Now: time.Unix(1000, 0)}
-	objs, _ = controller.LoadBalancers(objs, o)
-	for b.Loop() {
-		controller.IngressStatus(objs)
-		controller.LoadBalancers(objs, o)
+	return objs
+}
+
+var settings = controller.Options{Default: true, Now: time.Unix(1000, 0)}
+
+func decided(objs kube.Objects) kube.Objects {
+	objs, _ = controller.LoadBalancers(objs, settings)
+	return controller.IngressStatus(controller.PortsServed(objs, settings.Now))
+}
+
+// BenchmarkDecide decides anew, as after each change, about Services that have what they can have. BenchmarkDecideFirst
+// gives them their addresses. Every tenth Service is a load balancer, or each of them is, or each of them with one
+// sharing key and one port.
+func BenchmarkDecide(b *testing.B) { benchmarkDecide(b, decided) }
+func BenchmarkDecideFirst(b *testing.B) {
+	benchmarkDecide(b, func(o kube.Objects) kube.Objects { return o })
+}
+
+func benchmarkDecide(b *testing.B, before func(kube.Objects) kube.Objects) {
+	for _, n := range []int{5000, 50_000} {
+		for name, objs := range map[string]kube.Objects{"a tenth": balancers(n, 10, ""), "all": balancers(n, 1, ""), "all share": balancers(n, 1, "k")} {
+			b.Run(fmt.Sprintf("%d/%s", n, name), func(b *testing.B) {
+				objs := before(objs)
+				b.ReportAllocs()
+				for b.Loop() {
+					decided(objs)
+				}
+			})
+		}
+	}
+}
+
+// A decision about Services that have all they can have changes none of them, also when thousands share, and each
+// of those that want one port gets an address of its own.
+func TestDecidedStays(t *testing.T) {
+	for name, objs := range map[string]kube.Objects{"some": balancers(3000, 10, ""), "all": balancers(3000, 1, ""), "shared": balancers(3000, 1, "k")} {
+		first := decided(objs)
+		has := map[netip.Addr]string{}
+		for _, s := range first.Services {
+			for _, in := range s.Status.LoadBalancer.Ingress {
+				a := netip.MustParseAddr(in.IP)
+				if has[a] != "" {
+					t.Fatalf("%s: %s and %s both have %s", name, has[a], s.Name, a)
+				}
+				has[a] = s.Name
+			}
+		}
+		if want := map[string]int{"some": 300, "all": 3000, "shared": 3000}[name]; len(has) != want {
+			t.Errorf("%s: %d have an address, want %d", name, len(has), want)
+		}
+		settings := settings
+		settings.Now = settings.Now.Add(time.Hour)
+		again, _ := controller.LoadBalancers(first, settings)
+		again = controller.IngressStatus(controller.PortsServed(again, settings.Now))
+		for i, s := range again.Services {
+			if s != first.Services[i] {
+				t.Fatalf("%s: Service %s is written again", name, s.Name)
+			}
+		}
+		if again.AddressPools[0] != first.AddressPools[0] {
+			t.Errorf("%s: the AddressPool is written again", name)
+		}
 	}
 }

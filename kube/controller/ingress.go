@@ -18,10 +18,13 @@ func IngressStatus(objs kube.Objects) kube.Objects {
 	for _, a := range translate.Translate(kube.Objects{Nodes: objs.Nodes}, translate.Options{}).Services.NodeAddrs {
 		status.Ingress = append(status.Ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
 	}
-	ours := translate.Ingresses(&objs)
+	ours := map[*networkingv1.Ingress]bool{}
+	for _, obj := range translate.Ingresses(&objs) {
+		ours[obj] = true
+	}
 	objs.Ingresses = slices.Clone(objs.Ingresses)
 	for i, obj := range objs.Ingresses {
-		if !slices.Contains(ours, obj) || reflect.DeepEqual(obj.Status.LoadBalancer, status) {
+		if !ours[obj] || reflect.DeepEqual(obj.Status.LoadBalancer, status) {
 			continue
 		}
 		objs.Ingresses[i] = obj.DeepCopy()

@@ -120,6 +120,7 @@ type work struct {
 	isNode     map[netip.Addr]bool
 	namespaces map[string]labels.Set
 	at         map[netip.Addr]*holders
+	shared     map[class][]netip.Addr // the addresses that Services of a class have, sorted
 }
 
 // owned is a range whose addresses are for something else.
@@ -128,7 +129,7 @@ type owned struct {
 	owner string
 }
 
-// holders are the Services that have an address.
+// holders are the Services that have an address, all of one class but at nodes' addresses.
 type holders struct {
 	list  []*wish
 	ports map[port]*wish
@@ -137,6 +138,7 @@ type holders struct {
 // wish is a Service, and what it has got so far.
 type wish struct {
 	request
+	of         class
 	understood bool
 	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until
 	// it has others.
@@ -149,7 +151,7 @@ type wish struct {
 }
 
 func newWork(objs *kube.Objects) *work {
-	w := &work{say: &kube.Report{}, isNode: map[netip.Addr]bool{}, namespaces: map[string]labels.Set{}, at: map[netip.Addr]*holders{}}
+	w := &work{say: &kube.Report{}, isNode: map[netip.Addr]bool{}, namespaces: map[string]labels.Set{}, at: map[netip.Addr]*holders{}, shared: map[class][]netip.Addr{}}
 	cluster := translate.Translate(kube.Objects{Nodes: objs.Nodes, ServiceCIDRs: objs.ServiceCIDRs}, translate.Options{}).Services
 	for _, p := range cluster.ClusterCIDRs {
 		w.ranges = append(w.ranges, owned{p, "pods"})
@@ -174,7 +176,7 @@ func newWork(objs *kube.Objects) *work {
 func (w *work) wish(svc *corev1.Service) *wish {
 	var say kube.Report
 	r, ok := read(svc, &say)
-	s := &wish{request: r, understood: ok}
+	s := &wish{request: r, of: r.class(), understood: ok}
 	if !ok {
 		s.reason, s.message = BadRequest, say.Problems[0].Field+": "+say.Problems[0].Message
 		w.say.Problems = append(w.say.Problems, say.Problems...)
@@ -261,13 +263,18 @@ func (w *work) claim(s *wish, a netip.Addr) (other *wish) {
 		}
 	}
 	if !w.isNode[a] { // nodes' are shared with everybody
-		for _, o := range h.list {
-			if o != s && !s.shares(&o.request) {
+		for _, o := range h.list[:min(len(h.list), 2)] { // one of them is another Service, if any is
+			if o != s && (s.of == class{} || s.of != o.of) {
 				return o
 			}
 		}
 	}
 	h.list = append(h.list, s)
+	if list := w.shared[s.of]; s.of != (class{}) {
+		if i, there := slices.BinarySearchFunc(list, a, netip.Addr.Compare); !there {
+			w.shared[s.of] = slices.Insert(list, i, a)
+		}
+	}
 	for _, p := range ports {
 		h.ports[p] = s
 	}
@@ -279,10 +286,13 @@ func (w *work) leave(s *wish, addrs []netip.Addr) {
 	for _, a := range addrs {
 		h := w.at[a]
 		h.list = slices.DeleteFunc(h.list, func(o *wish) bool { return o == s })
-		for p, o := range h.ports {
-			if o == s {
+		for _, p := range portsOf(s.svc) {
+			if h.ports[p] == s {
 				delete(h.ports, p)
 			}
+		}
+		if !slices.ContainsFunc(h.list, func(o *wish) bool { return o.of == s.of }) {
+			w.shared[s.of] = slices.DeleteFunc(w.shared[s.of], func(b netip.Addr) bool { return b == a })
 		}
 		if len(h.list) == 0 {
 			delete(w.at, a)

@@ -175,7 +175,8 @@ func (s *wish) noPool(w *work) string {
 // else one that nobody has.
 func (w *work) take(s *wish, p *pool, is4 bool) (netip.Addr, bool) {
 	if s.key != "" {
-		for _, a := range w.shared(s) {
+		list := w.shared[s.of]
+		for _, a := range list[:min(len(list), mostTried)] {
 			if a.Is4() == is4 && p.holds(a) && w.claim(s, a) == nil {
 				return a, true
 			}
@@ -188,16 +189,9 @@ func (w *work) take(s *wish, p *pool, is4 bool) (netip.Addr, bool) {
 	return a, ok
 }
 
-// shared returns the addresses of Services with which one shares its own, sorted.
-func (w *work) shared(s *wish) (list []netip.Addr) {
-	for a, h := range w.at {
-		if slices.ContainsFunc(h.list, func(o *wish) bool { return o != s && s.shares(&o.request) }) {
-			list = append(list, a)
-		}
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return list
-}
+// mostTried is how many shared addresses are tried for a Service before it gets one of its own, so that thousands of
+// Services that want the same port cost no more than the product.
+const mostTried = 256
 
 // giveNodes gives a Service the addresses of all nodes of a pool, and reports whether it could. What the Service asks
 // for no longer it keeps until then.

@@ -1,12 +1,12 @@
 package pools
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"tapestry.dev/tapestry/kube"
 )
@@ -141,15 +141,19 @@ func portsIn(s *corev1.LoadBalancerStatus) (list []port) {
 	return list
 }
 
-// shares reports whether two Services may have one address: with a key in common, in one namespace, and with the same
-// idea of which nodes serve it. Where both are local to a node, that takes the same pods.
-func (r *request) shares(other *request) bool {
-	a, b := r.svc, other.svc
-	if r.key == "" || r.key != other.key || a.Namespace != b.Namespace || a.Spec.ExternalTrafficPolicy != b.Spec.ExternalTrafficPolicy {
-		return false
+// class is who may have one address together: Services with a key in common, in one namespace, and with the same idea
+// of which nodes serve it. Where they are local to a node, that takes the same pods. The zero class shares with nobody.
+type class struct{ namespace, key, policy, pods string }
+
+func (r *request) class() class {
+	s := &r.svc.Spec
+	local := s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if r.key == "" || local && len(s.Selector) == 0 {
+		return class{}
 	}
-	if a.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
-		return true
+	c := class{namespace: r.svc.Namespace, key: r.key, policy: string(s.ExternalTrafficPolicy)}
+	if local {
+		c.pods = labels.FormatLabels(s.Selector)
 	}
-	return len(a.Spec.Selector) > 0 && maps.Equal(a.Spec.Selector, b.Spec.Selector)
+	return c
 }

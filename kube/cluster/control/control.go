@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"iter"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -38,10 +39,13 @@ type Options struct {
 }
 
 const (
-	// settleTime is how long changes gather before a decision. All is decided anew each time, so this also bounds how
-	// much of a processor somebody can have it take who keeps changing an object: 5 ms for 5,000 Services, ten times a
-	// second.
+	// settleTime is how long changes gather before a decision.
 	settleTime = 100 * time.Millisecond
+	// restFactor is how many times as long as a decision took it is before the next one, and mostRest how long that is at
+	// most. All is decided anew each time, so whoever keeps changing an object could have the controller take all of a
+	// processor otherwise: this way it is a quarter.
+	restFactor = 3
+	mostRest   = 3 * time.Second
 	// Objects are written at most every writeEvery, after writeBurst at once.
 	writeEvery = 20 * time.Millisecond
 	writeBurst = 50
@@ -60,14 +64,18 @@ func Run(ctx context.Context, o Options) {
 	go func() { reporter.Run(ctx); done <- struct{}{} }()
 	w := writer{Options: o, limit: rate.NewLimiter(rate.Every(writeEvery), writeBurst)}
 	said := ""
-	for r.changed(ctx) {
+	took := time.Duration(0)
+	for r.changed(ctx, max(settleTime, min(restFactor*took, mostRest))) {
+		began := time.Now()
 		objs, ready := r.objects()
 		if !ready {
 			continue
 		}
 		want, problems := o.Decide(objs)
 		reporter.Want(&want, nil, problems)
-		left, failed, err := w.write(ctx, pending(&objs, &want))
+		changes := pending(&objs, &want)
+		took = time.Since(began)
+		left, failed, err := w.write(ctx, changes)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
@@ -98,18 +106,16 @@ type change struct{ old, now kube.Object }
 // pending returns the changes in turns of one for each namespace, so that the many of one namespace do not hold up
 // those of others.
 func pending(have, want *kube.Objects) []change {
-	known := make(map[kube.Ref]kube.Object, have.Len())
-	for obj := range have.All() {
-		known[kube.RefOf(obj)] = obj
-	}
+	next, stop := iter.Pull(have.All())
+	defer stop()
 	type turn struct {
 		change
 		n int // its number in its namespace
 	}
 	var turns []turn
 	count := map[string]int{}
-	for obj := range want.All() {
-		if old := known[kube.RefOf(obj)]; old != obj {
+	for obj := range want.All() { // in the order of have, of which some are other copies
+		if old, _ := next(); old != obj {
 			turns = append(turns, turn{change{old, obj}, count[obj.GetNamespace()]})
 			count[obj.GetNamespace()]++
 		}

@@ -135,14 +135,14 @@ func (r *reader) touch() {
 	}
 }
 
-// changed waits for a change, and a moment more for those that come with it. It returns false when ctx is done.
-func (r *reader) changed(ctx context.Context) bool {
+// changed waits for a change, and for settle more for those that come with it. It returns false when ctx is done.
+func (r *reader) changed(ctx context.Context, settle time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
 	case <-r.wake:
 	}
-	t := time.NewTimer(settleTime)
+	t := time.NewTimer(settle)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -1,0 +1,121 @@
+package advertise
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/v1alpha1"
+	"tapestry.dev/tapestry/roll"
+	"tapestry.dev/tapestry/services"
+)
+
+// world returns a cluster with n load balancers, which are announced by ARP, on a number of nodes.
+func world(n, nodes int) (kube.Objects, []*services.Service) {
+	objs := kube.Objects{
+		AddressPools:     []*v1alpha1.AddressPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.AddressPoolSpec{Addresses: []string{"198.18.0.0/15"}}}},
+		L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}},
+	}
+	for i := range nodes {
+		objs.Nodes = append(objs.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%04d", i)}})
+	}
+	var served []*services.Service
+	at := netip.MustParseAddr("198.18.0.0")
+	for i := range n {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: fmt.Sprintf("s%06d", i)}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+		objs.Services = append(objs.Services, s)
+		served = append(served, &services.Service{Namespace: "d", Name: s.Name, ExternalIPs: []netip.Addr{at}})
+		at = at.Next()
+	}
+	return objs, served
+}
+
+func planOf(t testing.TB, s *Stage, objs *kube.Objects, served []*services.Service) *Stage {
+	t.Helper()
+	var say kube.Report
+	s.Of("n0000", objs, roll.From(served), &say)
+	if len(say.Problems) > 0 {
+		t.Fatal(say.Problems)
+	}
+	return s
+}
+
+// A Stage that saw other snapshots before says what a new one does, and says it by the same Plan while nothing changes
+// of what is announced.
+func TestStageTwin(t *testing.T) {
+	objs, served := world(40, 7)
+	var s Stage
+	planOf(t, &s, &objs, served)
+	check := func(what string, changes bool) {
+		t.Helper()
+		before := s.plan
+		planOf(t, &s, &objs, served)
+		if want := planOf(t, new(Stage), &objs, served).plan; !reflect.DeepEqual(s.plan, want) {
+			t.Fatalf("%s: the Plan is not that of a new Stage", what)
+		}
+		if (s.plan != before) != changes {
+			t.Errorf("%s: another Plan %v, want %v", what, s.plan != before, changes)
+		}
+	}
+	check("nothing", false)
+	objs.Services = append(slices.Clone(objs.Services), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "e", Name: "cluster"}})
+	served = append(slices.Clone(served), &services.Service{Namespace: "e", Name: "cluster"})
+	check("a Service inside comes", false)
+	objs.Services, served = slices.Clone(objs.Services), slices.Clone(served)
+	objs.Services[3] = objs.Services[3].DeepCopy()
+	check("a load balancer changes where nobody looks", false)
+	objs.Services = slices.Clone(objs.Services)
+	objs.Services[3] = objs.Services[3].DeepCopy()
+	objs.Services[3].Labels = map[string]string{"a": "b"}
+	check("its labels change", true)
+	more := *served[5]
+	more.ExternalLocal, more.Endpoints = true, []services.Endpoint{{Addr: netip.MustParseAddr("10.0.0.1"), Ready: true, Node: "n0003"}}
+	served = slices.Clone(served)
+	served[5] = &more
+	check("one is for nodes with endpoints", true)
+	objs.Nodes = slices.Clone(objs.Nodes[1:])
+	check("a node goes", true)
+	objs.Nodes = append(objs.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n9"}})
+	check("a node comes", true)
+	objs.Services, served = slices.Clone(objs.Services[2:]), slices.Clone(served[2:])
+	check("two load balancers go", true)
+	ad := objs.L2Advertisements[0].DeepCopy()
+	ad.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"no": "where"}}
+	objs.L2Advertisements = []*v1alpha1.L2Advertisement{ad}
+	check("no node is selected", true)
+}
+
+// BenchmarkPlan is what a node pays for 50,000 addresses of load balancers on 100 nodes: for the first Plan, when one of
+// the load balancers changes, and when a Service inside the cluster comes.
+func BenchmarkPlan(b *testing.B) {
+	objs, served := world(50_000, 100)
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			planOf(b, new(Stage), &objs, served)
+		}
+	})
+	b.Run("balancer", func(b *testing.B) {
+		var s Stage
+		planOf(b, &s, &objs, served)
+		for n := 0; b.Loop(); n++ {
+			objs.Services = slices.Clone(objs.Services)
+			objs.Services[7] = objs.Services[7].DeepCopy()
+			objs.Services[7].Labels = map[string]string{"n": fmt.Sprint(n)}
+			planOf(b, &s, &objs, served)
+		}
+	})
+	b.Run("inside", func(b *testing.B) {
+		var s Stage
+		planOf(b, &s, &objs, served)
+		for b.Loop() {
+			objs.Services = append(slices.Clone(objs.Services), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "e", Name: "x"}})
+			planOf(b, &s, &objs, append(slices.Clone(served), &services.Service{Namespace: "e", Name: "x"}))
+		}
+	})
+}
