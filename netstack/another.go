@@ -8,7 +8,8 @@ import (
 // A backend that ends closes its socket before all nodes have heard that it ends, and refuses what is still led to it.
 // The client asked the Service, and another of its endpoints would have served it. So the node that led the client's SYN
 // to the backend sends that SYN to another one, and the client does not hear of the refusal. It does, and at once, when
-// there is no other backend, or knock.Most have refused.
+// there is no other backend, or knock.Most have refused. A pod of this node that is gone altogether, while the Balancer
+// still leads to it, counts as one that refuses.
 //
 // Only SYNs that attachments sent are kept. Connections of the stack (NodePort, Ingress) are tried again by those who
 // make them.
@@ -43,9 +44,17 @@ func (w *worker) asksAnother(s *snapshot, j *journey) bool {
 		return false
 	}
 	seq := j.packet.Segment().Ack - 1 // it acknowledges the SYN alone (RFC 9293 3.10.7.1)
-	if !w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) {
-		return false
-	}
+	return w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j)
+}
+
+// asksInstead is asksAnother for the SYN itself, whose backend is gone from this node.
+func (w *worker) asksInstead(j *journey) bool {
+	seq := j.packet.Segment().Seq
+	return w.path.knocks(j.from, j.routed).Refuse(&j.orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j)
+}
+
+// findsAnother ends the journey if there is another backend for w.syn.
+func (w *worker) findsAnother(j *journey) bool {
 	if w.other = w.path.another(&w.syn.Orig, w.syn.Refused()); w.other.Kind != packet.Picked {
 		return false
 	}

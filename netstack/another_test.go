@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -89,16 +90,17 @@ func TestAnother(t *testing.T) {
 			{"b", refuses("10.244.1.11:8080", client), "link", encapOut + "tcp " + client + " > 10.244.2.10:8080 S"},
 			{"node-2 encap", segment("10.244.2.10:8080", client, SA), "host", "tcp 203.0.113.1:80 > " + client + " SA"},
 		}},
-		"as many as may refuse": {[]string{"10.244.2.10:8080", "10.244.2.11:8080", "10.244.2.12:8080", "10.244.2.13:8080"}, []hop{
-			{"a", synSpec("10.244.1.10:4000", "10.96.0.1:80"), "b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S"},
-			{"b", refuses("10.244.1.11:8080", "10.244.1.10:4000"), "link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.10:8080 S"},
-			{"node-2", refuses("10.244.2.10:8080", "10.244.1.10:4000"), "link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.11:8080 S"},
-			{"node-2", refuses("10.244.2.11:8080", "10.244.1.10:4000"), "link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.12:8080 S"},
-			{"node-2", refuses("10.244.2.12:8080", "10.244.1.10:4000"), "a", "tcp 10.96.0.1:80 > 10.244.1.10:4000 RA"},
-		}},
 		"there is no other": {nil, []hop{
 			{"a", synSpec("10.244.1.10:4000", "10.96.0.1:80"), "b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S"},
 			{"b", refuses("10.244.1.11:8080", "10.244.1.10:4000"), "a", "tcp 10.96.0.1:80 > 10.244.1.10:4000 RA"},
+		}},
+		"a pod that is gone": {[]string{"10.244.1.78:8080", "10.244.2.10:8080"}, []hop{
+			{"a", synSpec("10.244.1.10:4000", "10.96.0.9:80"), "link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.10:8080 S"},
+			{"node-2", segment("10.244.2.10:8080", "10.244.1.10:4000", SA), "a", "tcp 10.96.0.9:80 > 10.244.1.10:4000 SA"},
+			{"a", segment("10.244.1.10:4000", "10.96.0.9:80", A), "link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.10:8080 A"},
+		}},
+		"a routed client's pod that is gone": {[]string{"10.244.1.11:8080"}, []hop{
+			{"host", synSpec(client, "203.0.113.9:80"), "b", "tcp " + client + " > 10.244.1.11:8080 S"},
 		}},
 		"the other's address is vacant": {[]string{"10.244.1.77:8080"}, []hop{
 			{"a", synSpec("10.244.1.10:4000", "10.96.0.1:80"), "b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S"},
@@ -113,6 +115,26 @@ func TestAnother(t *testing.T) {
 			}
 			w.silent()
 		})
+	}
+}
+
+// TestMostRefuse: the client hears of the refusal when as many as may have refused, however many others there are.
+func TestMostRefuse(t *testing.T) {
+	var next []string
+	for i := range knock.Most + 2 {
+		next = append(next, fmt.Sprintf("10.244.2.%d:8080", 20+i))
+	}
+	w := newRefusing(t, next...)
+	for range 2 { // the client may try once more
+		w.from("a", synSpec("10.244.1.10:4000", "10.96.0.1:80"))
+		w.expect("b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S")
+		w.from("b", refuses("10.244.1.11:8080", "10.244.1.10:4000"))
+		for _, to := range next[:knock.Most] {
+			w.expect("link", "node-2 tcp 10.244.1.10:4000 > "+to+" S")
+			w.from("node-2", refuses(to, "10.244.1.10:4000"))
+		}
+		w.expect("a", "tcp 10.96.0.1:80 > 10.244.1.10:4000 RA")
+		w.silent()
 	}
 }
 

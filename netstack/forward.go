@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -57,6 +58,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	case vacant:
 		if p.Tuple.Proto.Connects() && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
 			return j.refuse(cut, NoRoute) // the sender's kernel would not give up for an ICMP error
+		}
+		if isSYN(p) && j.hit.Backend != 0 && j.from != nil && j.hit.Dir == flow.Original && w.asksInstead(j) {
+			return false
 		}
 		return j.refuse(noHost, NoRoute)
 	case nowhere:

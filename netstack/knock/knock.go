@@ -17,9 +17,10 @@ const (
 	// Longest is the length in bytes of the longest SYN that is kept: IPv6 and all options of TCP. One that carries data,
 	// or has options of IP, may be longer.
 	Longest = 40 + 60
-	// Most is how many backends may refuse a SYN until its client hears of it. During a rolling update a quarter of the
-	// pods may end at one time (RollingUpdateDeployment, the default of maxUnavailable).
-	Most = 3
+	// Most is how many other backends a SYN is sent to until its client hears of a refusal. During a rolling update a quarter
+	// of the pods may end at one time (RollingUpdateDeployment, the default of maxUnavailable); then one in a thousand of the
+	// refused SYNs meets nobody else six times.
+	Most = 5
 	// size is how many SYNs a Ring has: those that a sender has under way while one of them goes to another node and its
 	// refusal comes back, which takes a millisecond.
 	size = 64

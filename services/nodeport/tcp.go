@@ -59,8 +59,9 @@ func (p *Proxy) arrive(client net.Conn, at place) {
 	p.wg.Go(func() { p.connect(client, from, at, a) })
 }
 
-// mostRefusals is how many backends may refuse a client until it hears of that.
-const mostRefusals = 4
+// mostRefusals is how many backends may refuse a client until it hears of that: as many as in the packet path (package
+// knock).
+const mostRefusals = 6
 
 // connect serves one connection to its end. A backend that ends refuses connections before this node has heard that it
 // ends, so another one is asked, and the client does not hear of the refusal.

@@ -23,10 +23,10 @@ var (
 	reference   = flag.Bool("reference", false, "the cluster's network is kube-proxy: TestRolloutWithoutPreStop must see what it loses")
 )
 
-// mostLost is how many connections may fail, of so many. An agent hears of the end of a pod when the kubelet does; on a
-// machine that is busy with something else it may be later, by chance: 5 to 9 of 10,000 were lost there. kube-proxy
-// lost one of twenty.
-const mostLost, ofMany = 1, 100
+// mostLost is how many connections may fail, of so many: above all those whose handshake was under way when the server
+// closed its socket. The busier the machine, the longer handshakes take: at loads of 40 to 50 none to 3 of 8,000 were
+// lost. kube-proxy lost one of twenty.
+const mostLost, ofMany = 1, 500
 
 // TestRolloutWithoutPreStop: next to no connection fails while ten pods are replaced by rolling updates, although their
 // servers close their sockets as soon as they are told to end. Clients are on the pods' own nodes, on others, and
@@ -94,7 +94,8 @@ func TestRolloutWithoutPreStop(t *testing.T) {
 		failed += len(w.lost)
 		figure(t, "from %s: %v", w.name, &w.losses)
 		for _, l := range w.lost {
-			t.Logf("from %s: %s after %v; around that: %s", w.name, l.kind, l.ended.Sub(l.began).Round(100*time.Microsecond), happened.around(l.ended))
+			t.Logf("from %s: begun at %v, %s after %v; around its beginning: %s; around its end: %s", w.name, l.began.Sub(began).Round(time.Millisecond), l.kind,
+				l.ended.Sub(l.began).Round(100*time.Microsecond), happened.around(l.began), happened.around(l.ended))
 		}
 	}
 	figure(t, "rolling update of 10 pods without preStop, %d times in %v: %d of %d connections failed", rounds, took.Round(time.Second), failed, asked())
