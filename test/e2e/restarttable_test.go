@@ -59,6 +59,9 @@ func loadAverage() string {
 func (c *cluster) told(t *testing.T, load string) string {
 	t.Helper()
 	version := strings.TrimSpace(c.run0(t, lab.Node("node-1"), theProduct(t), "--version"))
+	if commit, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
+		version = "commit " + strings.TrimSpace(string(commit))
+	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		t.Fatal(err)
