@@ -24,7 +24,7 @@ var programs = map[string]func(ctx context.Context, args []string) error{
 	"visit": visit, "watch": watch, "backend": backend,
 	"idle": attacker(idle), "resets": attacker(resets), "made-you-reset": attacker(madeYouReset), "unread": attacker(unread),
 	"window-0": attacker(windowZero), "slow-bodies": attacker(slowBodies), "handshakes": attacker(handshakes), "once": attacker(once),
-	"syns": attacker(syns), "datagrams": attacker(datagrams),
+	"syns": attacker(syns), "datagrams": attacker(datagrams), "from-many": attacker(fromMany),
 }
 
 // attacker returns a program that prints how often the attack did what it does.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"net/netip"
 	"sync/atomic"
 
@@ -13,7 +14,11 @@ const (
 	floodedIP   = "10.96.0.205:80"
 	floodedPort = "30182"
 	outsideHost = visitor + ":9000"
+	poolIP      = "198.18.7.1:80" // of an AddressPool, which the network outside routes to the attacked node
 )
+
+// pool is the range of poolIP.
+var pool = netip.MustParsePrefix("198.18.7.0/24")
 
 // syns begins connections from ever new ports, and forgets each at once: ADDRESS. A kernel that forgets a connection
 // before it is answered sends nothing of that, and resets the answer.
@@ -30,6 +35,33 @@ func datagrams(ctx context.Context, args []string, times *atomic.Int64) error {
 			to.Port = first + (to.Port+1-first)%(last-first)
 		}
 		_ = unix.Sendto(fd, []byte("x"), 0, to)
+	})
+}
+
+// fromMany takes the addresses of a range as its own, and sends what is asked from ever new ones of them to ADDRESS: syn
+// or datagram, RANGE.
+func fromMany(ctx context.Context, args []string, times *atomic.Int64) error {
+	kind := unix.SOCK_DGRAM
+	if args[1] == "syn" {
+		kind = unix.SOCK_STREAM
+	}
+	from, err := netip.ParsePrefix(args[2])
+	if err != nil {
+		return err
+	}
+	own := from.Addr().As4()
+	var n atomic.Uint32
+	return flood(ctx, kind, args[0], times, func(fd int, to *unix.SockaddrInet4) {
+		local := &unix.SockaddrInet4{Addr: own}
+		binary.BigEndian.PutUint32(local.Addr[:], binary.BigEndian.Uint32(own[:])+n.Add(1)%(1<<(32-from.Bits())))
+		if unix.Bind(fd, local) != nil {
+			return
+		}
+		if kind == unix.SOCK_STREAM {
+			_ = unix.Connect(fd, to)
+		} else {
+			_ = unix.Sendto(fd, []byte("x"), 0, to)
+		}
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -125,14 +126,31 @@ func attackOnce(ctx context.Context, exe, dir string, a attack) (row string, err
 		return "", err
 	}
 	s := &scene{exe: exe}
-	if s.Client, err = lab.Up(ctx, lab.Options{Name: "attack", Files: []string{file}}); err != nil {
+	if s.Client, err = lab.Up(ctx, lab.Options{Name: "attack", Files: []string{file}, LoadBalancers: []netip.Prefix{pool}}); err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, s.Down(context.Background())) }()
 	if err := s.Wait(ctx, patience); err != nil {
 		return "", err
 	}
+	if err := s.route(ctx); err != nil {
+		return "", err
+	}
 	return s.measure(ctx, a)
+}
+
+// route has the network outside lead load balancers' addresses to the attacked node, and the attackers' many addresses
+// be the client's.
+func (s *scene) route(ctx context.Context) error {
+	for _, argv := range [][]string{
+		{"ip", "route", "replace", pool.String(), "via", nodeAddr},
+		{"ip", "route", "replace", "local", manyAddrs, "dev", "lo"},
+	} {
+		if _, text, code, err := s.Output(ctx, lab.Outside(), argv...); err != nil || code != 0 {
+			return fmt.Errorf("%v: exit status %d, %w: %s", argv, code, err, text)
+		}
+	}
+	return nil
 }
 
 // measure carries an attack out and returns the rest of its row.

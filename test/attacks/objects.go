@@ -29,6 +29,7 @@ const (
 	attackerHost   = "attacker.example"
 	roundHost      = "round.example"
 	nobody         = "10.244.200.1:9000" // in the pods' range, and no node's
+	manyAddrs      = "198.19.0.0/16"     // of attackers outside
 )
 
 // marker shows that the objects before it are in force, being of the same file.
@@ -70,6 +71,10 @@ var attacks = []attack{
 	{name: "syns-pod-outside", what: "a pod begins connections to the outside", from: lab.Pod("attacker"), program: []string{"syns", outsideHost}},
 	{name: "datagrams-pod", what: "a pod sends datagrams to ever new ports outside", from: lab.Pod("attacker"), program: []string{"datagrams", outsideHost, "spread"}},
 	{name: "syns-nodeport", what: "a client outside begins connections to a NodePort", from: lab.Outside(), program: []string{"syns", nodeAddr + ":" + floodedPort}},
+	{name: "syns-pool", what: "a client outside begins connections to a load balancer's address that is routed to the node, from ever new ports", from: lab.Outside(), program: []string{"syns", poolIP}},
+	{name: "syns-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "syn", manyAddrs}},
+	{name: "datagrams-pool", what: "a client outside sends datagrams from ever new ports to that address", from: lab.Outside(), program: []string{"datagrams", poolIP}},
+	{name: "datagrams-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "datagram", manyAddrs}},
 	{name: "datagrams-nodeport", what: "a client outside sends datagrams from ever new ports to a NodePort", from: lab.Outside(), program: []string{"datagrams", nodeAddr + ":" + floodedPort}},
 }
 
@@ -98,7 +103,7 @@ spec:
 ---
 {apiVersion: v1, kind: Service, metadata: {name: attacker}, spec: {selector: {app: attacker}, ports: [{port: 80, targetPort: 8080}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: flooded}, spec: {clusterIP: 10.96.0.205, type: NodePort, selector: {app: attacker},
+{apiVersion: v1, kind: Service, metadata: {name: flooded}, status: {loadBalancer: {ingress: [{ip: 198.18.7.1}]}}, spec: {clusterIP: 10.96.0.205, type: LoadBalancer, selector: {app: attacker},
 ports: [{name: t, port: 80, targetPort: 8080, nodePort: %[2]s}, {name: u, protocol: UDP, port: 80, targetPort: 8080, nodePort: %[2]s}]}}
 `, nodePort, floodedPort) + ingress("victim", victimHost, "victim", "victim") + ingress("attacker", attackerHost, "attacker", "") + "---\n" + secret, nil
 }
