@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 var (
@@ -49,7 +50,9 @@ type answer struct {
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
 	accept := r.Header.Get("Accept")
 	want := runtime.ContentTypeJSON
-	if strings.HasPrefix(accept, runtime.ContentTypeProtobuf) {
+	// A real server has only JSON for the kinds of CustomResourceDefinitions.
+	custom := strings.HasPrefix(r.URL.Path, "/apis/"+v1alpha1.GroupVersion.Group+"/") && !strings.Contains(accept, "as=PartialObjectMetadata")
+	if strings.HasPrefix(accept, runtime.ContentTypeProtobuf) && !custom {
 		want = runtime.ContentTypeProtobuf
 	}
 	info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), want)
