@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -64,6 +65,8 @@ type Attachment struct {
 	meter atomic.Pointer[quota.Meter]
 	// knocks has the SYNs of the pod, or of the host's own processes, that ask Services.
 	knocks knock.Ring
+	// exit is how the pod's packets leave the cluster; nil for as everybody's.
+	exit atomic.Pointer[exit.Pod]
 }
 
 type counter struct{ packets, bytes atomic.Uint64 }

@@ -11,8 +11,10 @@ import (
 )
 
 // newExitWorld is newRoutedWorld with ranges outside that pods reach from their own addresses.
-func newExitWorld(t *testing.T) *world {
-	w := newRoutedWorld(t)
+func newExitWorld(t *testing.T) *world { return newExitWorldOver(t, make([]byte, flow.Size(4096))) }
+
+func newExitWorldOver(t *testing.T, memory []byte) *world {
+	w := newRoutedWorldOver(t, memory)
 	w.path.Detach("host")
 	w.attach("host", HostTAP, "10.244.1.2", "fd00:10:244:1::2")
 	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("192.0.2.66/32")}}

@@ -41,6 +41,8 @@ type origin struct {
 	wrapped bool        // it came encapsulated from the peer
 	routed  bool        // its sender is a routed client; see admitRouted
 	service bool        // the peer's SYN was led here by a Service
+	leaving bool        // it came encapsulated from the peer to leave the cluster by this node; see admitExit
+	answers bool        // it came encapsulated from the peer as an answer to what left by that; see admitExit
 	paced   bool        // the sender waits by itself until an attachment's limit has room
 }
 
@@ -50,7 +52,7 @@ func (o *origin) fromStack() bool { return o.from == nil && o.sender == nil }
 const (
 	viaRoute uint64 = 0
 	viaStack uint64 = 1
-	viaHost  uint64 = 2 // by the host TAP, to the outside
+	viaHost  uint64 = 2 // by the host TAP, to a routed client or a server outside
 )
 
 // answer says what the packet's sender is sent.

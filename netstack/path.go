@@ -197,6 +197,7 @@ func (p *Path) Attach(c AttachmentConfig, dev Device) error {
 		return fmt.Errorf("attach %s: the node is closed", c.Name)
 	}
 	p.measure(att)
+	p.lead(att)
 	if err := p.attachments.add(att); err != nil {
 		return err
 	}

@@ -160,9 +160,12 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 
 // admitWrapped applies the rules for packets that came as IP-in-IP. Such a packet is either from a client of the peer's
 // host sockets or host TAP, on its way to a pod of this node, or the answer of one of the peer's pods to such a client
-// of this node.
+// of this node, or it leaves the cluster by an egress address, or answers what did (admitExit).
 func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 	p := j.packet
+	if w.admitExit(s, j) {
+		return true
+	}
 	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
 		if s.claims(p.Tuple.Src) || noClient(&p.Tuple.Src) {
 			return j.drop(BadEncap)

@@ -84,9 +84,10 @@ func (s *snapshot) relatedSpace(j *journey) uint32 {
 
 // errorSource returns the source that a translated ICMP error gets. Of those about answers to a routed client it is the
 // client's address: another node takes an encapsulated packet from no address of the cluster, and a plain one from no
-// address outside.
+// address outside. A pod of this node hears a router outside as itself.
 func (j *journey) errorSource() packet.Addr {
-	if src := j.packet.Tuple.Src; src != j.quoted.Tuple.Dst && !j.routed {
+	here := !j.routed || j.hit.Dir == flow.Reply && j.hit.Via == viaRoute
+	if src := j.packet.Tuple.Src; src != j.quoted.Tuple.Dst && here {
 		return src
 	}
 	return j.hit.To.Src // the target itself sends the error: its client knows it by the frontend's address

@@ -12,8 +12,10 @@ import (
 
 // newRoutedWorld is newWorld with addresses of load balancers, 203.0.113.0/24 and 2001:db8:1b::/64, that the host
 // routes into the host TAP.
-func newRoutedWorld(t *testing.T) *world {
-	w := newWorld(t)
+func newRoutedWorld(t *testing.T) *world { return newRoutedWorldOver(t, make([]byte, flow.Size(4096))) }
+
+func newRoutedWorldOver(t *testing.T, memory []byte) *world {
+	w := newWorldOver(t, nil, memory)
 	w.addLoadBalancers()
 	return w
 }

@@ -94,6 +94,12 @@ func (s *snapshot) mayBegin(j *journey) bool {
 	if j.routed {
 		return s.mayBeginRouted(j)
 	}
+	switch {
+	case j.leaving:
+		return true
+	case j.answers: // late, by a node that is the gateway no more: a reset would end what goes on by another
+		return j.drop(BadEncap)
+	}
 	if j.wrapped {
 		to := packet.Endpoint{Addr: j.orig.Dst, Port: j.orig.DstPort}
 		switch {
@@ -222,7 +228,7 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 	case j.hit.Dir == flow.Reply:
 		j.via = j.hit.Via
 	case j.hit.To.Space != 0:
-		j.via = viaHost
+		return w.leads(s, j) || j.drop(StrayError)
 	}
 	return true
 }

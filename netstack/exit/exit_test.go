@@ -16,21 +16,63 @@ func TestOf(t *testing.T) {
 		"::192.0.2.1": Sockets, "8.8.8.8": Sockets,
 	} {
 		a := packet.AddrFrom(netip.MustParseAddr(addr))
-		if got := table.Of(a); got != want {
+		if got := table.Of(nil, a).Way; got != want {
 			t.Errorf("%s: way %d, want %d", addr, got, want)
 		}
-		if n := testing.AllocsPerRun(10, func() { table.Of(a) }); n != 0 {
+		if n := testing.AllocsPerRun(10, func() { table.Of(nil, a) }); n != 0 {
 			t.Errorf("%s: %v allocations", addr, n)
 		}
 	}
-	if New(Config{}) != nil || (*Table)(nil).Of(packet.Addr{}) != Sockets {
+	if New(Config{}) != nil || (*Table)(nil).Of(nil, packet.Addr{}) != (Exit{}) {
 		t.Error("without ranges everything leaves over sockets")
 	}
-	if all := New(Config{Routed: addresstest.Prefixes("0.0.0.0/0")}); all.Of(packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))) != HostTAP || all.Of(packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))) != Sockets {
+	if all := New(Config{Routed: addresstest.Prefixes("0.0.0.0/0")}); all.Of(nil, packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))).Way != HostTAP || all.Of(nil, packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))).Way != Sockets {
 		t.Error("0.0.0.0/0 is all of IPv4, and nothing of IPv6")
 	}
-	if all := New(Config{Routed: addresstest.Prefixes("::/0", "10.0.0.0/8")}); all.Of(packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))) != Sockets ||
-		all.Of(packet.AddrFrom(netip.MustParseAddr("10.0.0.1"))) != HostTAP || all.Of(packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))) != HostTAP {
+	if all := New(Config{Routed: addresstest.Prefixes("::/0", "10.0.0.0/8")}); all.Of(nil, packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))).Way != Sockets ||
+		all.Of(nil, packet.AddrFrom(netip.MustParseAddr("10.0.0.1"))).Way != HostTAP || all.Of(nil, packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))).Way != HostTAP {
 		t.Error("::/0 is all of IPv6, and nothing of IPv4")
+	}
+}
+
+func TestPods(t *testing.T) {
+	addr := func(s string) packet.Addr { return packet.AddrFrom(netip.MustParseAddr(s)) }
+	e4, e6, far, lost, early := "203.0.113.50", "2001:db8:1b::50", "203.0.113.51", "203.0.113.52", "203.0.113.53"
+	table := New(Config{
+		Routed: addresstest.Prefixes("192.0.2.0/24"),
+		Pods: Pods{Addresses: addresstest.Addrs(e4, e6, far, lost, early), Addrs: map[string][]netip.Addr{
+			"shop/both": addresstest.Addrs(e4, e6), "shop/four": addresstest.Addrs(e4), "shop/far": addresstest.Addrs(far), "shop/lost": addresstest.Addrs(lost), "shop/early": addresstest.Addrs(early), "shop/stale": addresstest.Addrs("203.0.113.54"), "shop/none": nil,
+		}, Held: []string{"shop"}, Free: map[string]bool{"shop/free": true}},
+		Gateways: map[netip.Addr]Gateway{
+			netip.MustParseAddr(e4): {Here: true}, netip.MustParseAddr(e6): {Here: true}, netip.MustParseAddr(far): {Peer: 7}, netip.MustParseAddr(lost): {},
+		},
+	})
+	nowhere := Exit{Way: Nowhere}
+	for name, want := range map[string][3]Exit{ // to 192.0.2.1, 8.8.8.8, 2001:db8:d::1
+		"shop/both":   {{HostTAP, addr(e4), 0}, {HostTAP, addr(e4), 0}, {HostTAP, addr(e6), 0}},
+		"shop/four":   {{HostTAP, addr(e4), 0}, {HostTAP, addr(e4), 0}, nowhere},
+		"shop/far":    {{ToPeer, addr(far), 7}, {ToPeer, addr(far), 7}, nowhere},
+		"shop/lost":   {nowhere, nowhere, nowhere},
+		"shop/early":  {{Unsettled, addr(early), 0}, {Unsettled, addr(early), 0}, nowhere},
+		"shop/stale":  {nowhere, nowhere, nowhere},
+		"shop/none":   {nowhere, nowhere, nowhere},
+		"shop/new":    {nowhere, nowhere, nowhere},
+		"shop/free":   {{Way: HostTAP}, {}, {}},
+		"shopping/me": {{Way: HostTAP}, {}, {}},
+	} {
+		pod := table.Pod(name)
+		for i, dst := range []string{"192.0.2.1", "8.8.8.8", "2001:db8:d::1"} {
+			if got := table.Of(pod, addr(dst)); got != want[i] {
+				t.Errorf("%s to %s: %+v, want %+v", name, dst, got, want[i])
+			}
+		}
+	}
+	for src, want := range map[string]Exit{e4: {HostTAP, addr(e4), 0}, far: {ToPeer, addr(far), 7}, lost: nowhere, early: {Unsettled, addr(early), 0}, "203.0.113.54": nowhere} {
+		if got := table.From(addr(src)); got != want {
+			t.Errorf("from %s: %+v, want %+v", src, got, want)
+		}
+	}
+	if none := (*Table)(nil); none.Pod("shop/both") != nil || none.Has(addr(e4)) || none.From(addr(e4)) != nowhere {
+		t.Error("without a table nobody has an egress address")
 	}
 }

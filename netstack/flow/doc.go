@@ -69,8 +69,8 @@
 // long as its owner has others.
 //
 // Ports are given in the same way. Where the reply tuples of many clients differ in nothing but the port, since they
-// come from one address of this node, one client could take all ports. So when none is left, a flow gives up its port
-// that is cheap, or whose client has many more than the new flow's (freePort).
+// come from one address of this node or leave from one egress address, one client could take all ports. So when none is
+// left, a flow gives up its port that is cheap, or whose client or owner has many more than the new flow's (freePort).
 //
 // # Being killed
 //

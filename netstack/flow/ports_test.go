@@ -80,3 +80,38 @@ func TestPortsUsedUp(t *testing.T) {
 		})
 	}
 }
+
+// Pods of one node that leave from one egress address are in one /64, and so one client. One of them uses up the ports
+// towards a server, and the others get some all the same.
+func TestPortsUsedUpByPod(t *testing.T) {
+	table, _, _ := newTable(t, 4096)
+	begin := func(pod, port int) *Entry {
+		e := &Entry{
+			Orig: tuple(packet.TCP, fmt.Sprintf("[fd00:10:244:1::%x]:%d", pod, port), "[2001:db8:c::1]:443"), Reply: tuple(packet.TCP, "[2001:db8:c::1]:443", "[2001:db8:1b::50]:0"),
+			Owner: uint64(100 + pod), Segment: tcp(packet.SYN),
+		}
+		e.Reply.DstPort = uint16(port)
+		return e
+	}
+	answer := func(e *Entry) {
+		t.Helper()
+		var hit Hit
+		table.Lookup(&e.Reply, tcp(packet.SYN|packet.ACK), &hit)
+		if !table.Lookup(&e.Orig, tcp(packet.ACK), &hit) || hit.State != Established {
+			t.Fatalf("the connection is %v", hit.State)
+		}
+	}
+	for port := firstPrivileged; port <= lastPrivileged; port++ { // another of these replaces such a port, and no other does
+		e := begin(1, port)
+		mustInsert(t, table, e)
+		answer(e)
+	}
+	for pod := 2; pod < 10; pod++ {
+		e := begin(pod, 700)
+		mustInsert(t, table, e)
+		answer(e)
+	}
+	if _, res := table.Insert(begin(1, 700)); res != Exists && res != NoPort {
+		t.Errorf("the pod with the most takes a port from another: %v", res)
+	}
+}
