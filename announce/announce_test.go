@@ -101,7 +101,8 @@ func TestTurns(t *testing.T) {
 		{"nobody", "c", []Beat{answered("a", time.Minute)}, []string{"b", "d"}, true, "", []string{"a", "b", "c", "d"}},
 	} {
 		p := &Plan{Node: tt.self, Down: tt.down, Links: []Link{{Addr: addr, Ranked: []string{"a", "b", "c", "d"}}}}
-		want := []Turn{{Addr: addr, Announcer: tt.want, Mine: tt.want == tt.self, Silent: tt.silent}}
+		expected := tt.name == "an agent just started" || tt.name == "not asked yet" || tt.name == "it never answered"
+		want := []Turn{{Addr: addr, Announcer: tt.want, Mine: tt.want == tt.self, Expected: expected, Silent: tt.silent}}
 		if got := p.Turns(tt.beats, !tt.unfit, now); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, want)
 		}
@@ -118,6 +119,18 @@ func TestWatched(t *testing.T) {
 			want = slices.Sorted(slices.Values(ranked[:i]))
 		}
 		if got := p.Watched(); !slices.Equal(got, want) {
+			t.Errorf("%s watches %v, want %v", self, got, want)
+		}
+	}
+}
+
+// A node whose pods leave from an address watches all others that may be its gateway: when it cannot be that itself, it
+// has to know who is.
+func TestWatchedByUsers(t *testing.T) {
+	ranked := names(Close)
+	for _, self := range append(slices.Clone(ranked), "elsewhere") {
+		p := &Plan{Node: self, Links: []Link{{Addr: addr, Egress: "e", Used: true, Ranked: ranked}}}
+		if got, want := p.Watched(), slices.DeleteFunc(slices.Sorted(slices.Values(ranked)), func(n string) bool { return n == self }); !slices.Equal(got, want) {
 			t.Errorf("%s watches %v, want %v", self, got, want)
 		}
 	}

@@ -34,6 +34,9 @@ type Link struct {
 	Addr netip.Addr
 	// Services are those at the address, "namespace/name".
 	Services []string
+	// Egress is the EgressAddress with the address, "" for none. Used is set when pods of this node leave from it.
+	Egress string
+	Used   bool
 	// Ranked are the eligible nodes, as Rank orders them.
 	Ranked []string
 	// Interfaces are those on which this node announces the address: names, or beginnings of names with a * at the end.
@@ -73,11 +76,20 @@ func number(addr netip.Addr, node string) uint64 {
 }
 
 // Watched returns the nodes that this node has to watch, sorted: those before it, where it is among the first of an
-// address.
+// address, and all others among the first where its pods leave from the address.
 func (p *Plan) Watched() (list []string) {
 	for i := range p.Links {
-		if at := slices.Index(p.Links[i].Ranked, p.Node); at > 0 && at < Close {
-			list = append(list, p.Links[i].Ranked[:at]...)
+		l := &p.Links[i]
+		at := slices.Index(l.Ranked, p.Node)
+		switch {
+		case l.Used:
+			for _, n := range l.Ranked[:min(len(l.Ranked), Close)] {
+				if n != p.Node {
+					list = append(list, n)
+				}
+			}
+		case at > 0 && at < Close:
+			list = append(list, l.Ranked[:at]...)
 		}
 	}
 	slices.Sort(list)
@@ -88,11 +100,14 @@ func (p *Plan) Watched() (list []string) {
 type Turn struct {
 	Addr       netip.Addr `json:"addr"`
 	Services   []string   `json:"services"`
+	Egress     string     `json:"egress,omitempty"`
 	Interfaces []string   `json:"interfaces,omitempty"`
 	// Announcer is the node that announces the address; "" when no node can.
 	Announcer string `json:"announcer,omitempty"`
 	// Mine is set when that is this node.
 	Mine bool `json:"mine,omitempty"`
+	// Expected is set when it was asked and has not answered yet, and is given the time to.
+	Expected bool `json:"expected,omitempty"`
 	// Silent are the nodes that come before the announcer and do not answer.
 	Silent []string `json:"silent,omitempty"`
 }
@@ -107,11 +122,11 @@ type Beat struct {
 // Turns returns whose turn it is for each address. The nodes of beats count while they answer; of the others, those
 // that Kubernetes does not take for dead. This node counts if it is fit.
 func (p *Plan) Turns(beats []Beat, fit bool, now time.Time) []Turn {
-	asked := make(map[string]bool, len(beats))
+	asked, expected := make(map[string]bool, len(beats)), map[string]bool{}
 	for _, b := range beats {
 		last := b.Answered
-		if last.Before(b.Since) { // it is given the time to answer
-			last = b.Since
+		if last.IsZero() || last.Before(b.Since) { // it is given the time to answer
+			last, expected[b.Node] = b.Since, true
 		}
 		asked[b.Node] = last.IsZero() || now.Sub(last) < Patience
 	}
@@ -128,10 +143,10 @@ func (p *Plan) Turns(beats []Beat, fit bool, now time.Time) []Turn {
 	list := make([]Turn, len(p.Links))
 	for i := range p.Links {
 		l := &p.Links[i]
-		t := Turn{Addr: l.Addr, Services: l.Services, Interfaces: l.Interfaces}
+		t := Turn{Addr: l.Addr, Services: l.Services, Egress: l.Egress, Interfaces: l.Interfaces}
 		for _, n := range l.Ranked {
 			if answers(n) {
-				t.Announcer, t.Mine = n, n == p.Node
+				t.Announcer, t.Mine, t.Expected = n, n == p.Node, n != p.Node && expected[n]
 				break
 			}
 			t.Silent = append(t.Silent, n)

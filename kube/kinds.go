@@ -111,6 +111,8 @@ var kinds = []*Kind{
 		Kind{Name: "BGPPeer", Plural: "BGPPeers", Group: ownGroup, ClusterScoped: true, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*v1alpha1.BGPAdvertisement { return &o.BGPAdvertisements },
 		Kind{Name: "BGPAdvertisement", Plural: "BGPAdvertisements", Group: ownGroup, ClusterScoped: true, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*v1alpha1.EgressAddress { return &o.EgressAddresses },
+		Kind{Name: "EgressAddress", Plural: "EgressAddresses", Group: ownGroup, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
 		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InCluster | NotServed}),
 	kindOf(func(o *Objects) *[]*PolicyBinding { return &o.PolicyBindings },

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"sort"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,6 +77,16 @@ func ProxyProtocol(svc *corev1.Service) (version uint8, ok bool) {
 // same taint (KEP-3836).
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
+// MaxPodLabels is how many labels a pod can be selected by. Whoever makes a pod chooses how many it has, and agents keep
+// them in memory.
+const MaxPodLabels = 64
+
+// Leaving reports whether a Node is cordoned or about to be removed.
+func Leaving(n *corev1.Node) bool {
+	return n.DeletionTimestamp != nil || n.Spec.Unschedulable ||
+		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == ToBeDeletedTaint })
+}
+
 // PartialChecksums is the feature of a node that accepts packets with partial checksums from the tunnel.
 const PartialChecksums = "partial-checksums"
 
@@ -106,6 +117,7 @@ type Objects struct {
 	L2Advertisements  []*v1alpha1.L2Advertisement
 	BGPPeers          []*v1alpha1.BGPPeer
 	BGPAdvertisements []*v1alpha1.BGPAdvertisement
+	EgressAddresses   []*v1alpha1.EgressAddress
 	// NetworkPolicies have metadata only: they are not served yet.
 	NetworkPolicies []*networkingv1.NetworkPolicy
 	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.

@@ -15,7 +15,7 @@ var (
 	LinkState = Table[announce.State]{"l2-state", "changes when whose turn it is to announce by ARP and NDP does", []string{"GENERATION"}, stateCells}
 	Turns     = Table[announce.Turn]{
 		"l2", "addresses that are announced by ARP and NDP, and by which node",
-		[]string{"ADDRESS", "SERVICES", "ANNOUNCER", "SILENT"}, turnCells,
+		[]string{"ADDRESS", "OF", "ANNOUNCER", "SILENT"}, turnCells,
 	}
 	Claims = Table[announce.Claim]{
 		"l2-claims", "what the announcer of this node does about addresses, by ARP and NDP",
@@ -45,7 +45,11 @@ func turnCells(t *announce.Turn) []string {
 	if by == "" {
 		by = "nobody"
 	}
-	return []string{t.Addr.String(), strings.Join(t.Services, ","), by, strings.Join(t.Silent, ",")}
+	of := strings.Join(t.Services, ",")
+	if t.Egress != "" {
+		of = "EgressAddress " + t.Egress
+	}
+	return []string{t.Addr.String(), of, by, strings.Join(t.Silent, ",")}
 }
 
 func claimCells(c *announce.Claim) []string {

@@ -53,7 +53,7 @@ func capture(t *testing.T, c *nodetest.Cluster) *captured {
 		if wrapped {
 			via = &encap
 		}
-		mesh.Send(&p, 1, via)
+		mesh.Send(&p, c.Members[0].ID(), via)
 	}
 	return k
 }

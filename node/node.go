@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -40,6 +41,8 @@ type Config struct {
 	Ingress  ingress.Config
 	// Quotas are what pods may send, by the names of their attachments.
 	Quotas map[string]quota.Quota
+	// Exits says which pods have egress addresses. SetGateways says by which nodes these leave.
+	Exits exit.Pods
 }
 
 // Held is what outlives a Node, and the settings that are fixed for its life. The caller keeps and closes everything in
@@ -129,6 +132,7 @@ type Node struct {
 	watch     *watch
 	mesh      *overlay.Mesh
 	path      *netstack.Path
+	exits     exits
 	nodePorts *nodeport.Proxy
 	balancers *healthcheck.Server
 	ingress   *ingress.Server

@@ -14,7 +14,6 @@ import (
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
-	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/overlay"
@@ -145,12 +144,11 @@ func makePath(n *Node) (p part, err error) {
 		Steer:   func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
 		Another: func(t *packet.Tuple, refused []uint64) packet.Choice { return n.table.Load().Another(t, refused) },
 	})
-	if err == nil {
-		n.path.SetExits(exit.New(exit.Config{Routed: n.held.Routed}))
-	}
+	n.exits.config.Routed = n.held.Routed
 	p = quiet
 	p.set = func(c *Config) error {
 		n.path.SetQuotas(c.Quotas)
+		n.setExits(c)
 		err := n.setPath(c)
 		// No pod of this node is heard before all parts are set. Those of other nodes are, through the tunnel: what
 		// they say in connections that are not resumed yet is dropped until here.

@@ -23,19 +23,20 @@ import (
 type Stage struct {
 	objs     kube.Objects // those that same compares: others would be kept alive by it
 	services roll.List[*services.Service]
+	egress   []announce.Link
 	plan     *announce.Plan
 	problems []kube.Problem
 	ranks    ranks
 }
 
-// Of returns the Plan of a node. served are the Services with their endpoints and addresses as they are served. The
-// Plan is the same pointer as long as nothing has changed.
-func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.Service], say *kube.Report) *announce.Plan {
-	if s.plan == nil || !s.same(objs) || !s.alike(served) {
+// Of returns the Plan of a node. served are the Services with their endpoints and addresses as they are served, and
+// egress the addresses from which pods leave. The Plan is the same pointer as long as nothing has changed.
+func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.Service], egress []announce.Link, say *kube.Report) *announce.Plan {
+	if s.plan == nil || !s.same(objs) || !s.alike(served) || !kube.Same(s.egress, egress) {
 		var found kube.Report
-		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}, ranks: s.ranks.next()}
+		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node, Links: slices.Clone(egress)}, ranks: s.ranks.next()}
 		w.make(served)
-		*s = Stage{plan: w.plan, problems: found.Problems, ranks: w.ranks, objs: kube.Objects{
+		*s = Stage{egress: egress, plan: w.plan, problems: found.Problems, ranks: w.ranks, objs: kube.Objects{
 			Nodes: objs.Nodes, Services: objs.Services, AddressPools: objs.AddressPools,
 			L2Advertisements: objs.L2Advertisements, BGPPeers: objs.BGPPeers, BGPAdvertisements: objs.BGPAdvertisements,
 		}}
@@ -123,7 +124,7 @@ type member struct {
 
 func (w *work) make(served roll.List[*services.Service]) {
 	o := w.objs
-	if len(o.L2Advertisements)+len(o.BGPAdvertisements)+len(o.BGPPeers) == 0 {
+	if len(o.L2Advertisements)+len(o.BGPAdvertisements)+len(o.BGPPeers)+len(w.plan.Links) == 0 {
 		return
 	}
 	w.collect(served)
@@ -230,14 +231,9 @@ func (w *work) nodes(ads []*ad) []announce.Node {
 		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
 		stock := n.Annotations[kube.StockAnnotation] == "true" || n.Labels[kube.ExternalLabel] == "true"
 		selected := slices.ContainsFunc(ads, func(a *ad) bool { return a.on.Matches(labels.Set(n.Labels)) })
-		list = append(list, announce.Node{Name: n.Name, Excluded: excluded || stock || !selected, Leaving: leaving(n)})
+		list = append(list, announce.Node{Name: n.Name, Excluded: excluded || stock || !selected, Leaving: kube.Leaving(n)})
 	}
 	return list
-}
-
-func leaving(n *corev1.Node) bool {
-	return n.DeletionTimestamp != nil || n.Spec.Unschedulable ||
-		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == kube.ToBeDeletedTaint })
 }
 
 func down(n *corev1.Node) bool {
@@ -323,8 +319,8 @@ func (w *work) links() {
 				interfaces = append(interfaces, a.l2.Spec.Interfaces...)
 			}
 		}
-		if len(covering) == 0 {
-			continue
+		if len(covering) == 0 || slices.ContainsFunc(w.plan.Links, func(l announce.Link) bool { return l.Egress != "" && l.Addr == at.Addr }) {
+			continue // an EgressAddress has it, as is told there
 		}
 		slices.Sort(interfaces)
 		w.plan.Links = append(w.plan.Links, announce.Link{

@@ -39,7 +39,7 @@ func world(n, nodes int) (kube.Objects, []*services.Service) {
 func planOf(t testing.TB, s *Stage, objs *kube.Objects, served []*services.Service) *Stage {
 	t.Helper()
 	var say kube.Report
-	s.Of("n0000", objs, roll.From(served), &say)
+	s.Of("n0000", objs, roll.From(served), nil, &say)
 	if len(say.Problems) > 0 {
 		t.Fatal(say.Problems)
 	}

@@ -18,7 +18,7 @@ func TestStageKeepsNothingElse(t *testing.T) {
 	var s Stage
 	slice := new(discoveryv1.EndpointSlice)
 	gone := weak.Make(slice)
-	s.Of("n1", &kube.Objects{EndpointSlices: roll.Of(slice)}, roll.List[*services.Service]{}, new(kube.Report))
+	s.Of("n1", &kube.Objects{EndpointSlices: roll.Of(slice)}, roll.List[*services.Service]{}, nil, new(kube.Report))
 	slice = nil
 	await.Until(t, "the EndpointSlice is gone", func() bool {
 		runtime.GC()

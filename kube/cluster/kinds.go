@@ -67,6 +67,7 @@ func (c *Cluster) rows() []row {
 		whole(strip.L2Advertisement).orWithout().unless(!c.Announce),
 		whole(strip.BGPPeer).orWithout().unless(!c.Announce),
 		whole(strip.BGPAdvertisement).orWithout().unless(!c.Announce),
+		whole(strip.EgressAddress).orWithout(),
 		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
 		secretRow(),

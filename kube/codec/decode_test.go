@@ -106,13 +106,13 @@ func TestDecodeMistakes(t *testing.T) {
 			`f.yaml:5: Pod default/web: spec.nodeName: expected a string, got the number 3: put it in quotes`,
 			`f.yaml:6: Pod default/web: spec.containers: expected a list, got a mapping: begin each item with a dash`,
 			`f.yaml:7: Pod default/web: spec.hostNetwork: expected true or false, got the string "yes"`,
-			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, Node, Pod, Secret, Service, ServiceCIDR`}},
+			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, Node, Pod, Secret, Service, ServiceCIDR`}},
 		"not served yet": {"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r, namespace: x}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\n---\n" +
 			"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayList\nitems: [{metadata: {name: g}}]\n", []string{
-			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EndpointSlice, Ingress,`,
+			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress,`,
 			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are`,
 			`f.yaml:10: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
 			// Another group's.

@@ -117,7 +117,9 @@ type work struct {
 	pools      []*pool
 	ranges     []owned // of pods and Services
 	nodeAddrs  []netip.Addr
+	egress     []netip.Addr // from which pods leave
 	isNode     map[netip.Addr]bool
+	isTaken    map[netip.Addr]bool // by a node, or as an egress address: assigned to no Service
 	namespaces map[string]labels.Set
 	at         map[netip.Addr]*holders
 	shared     map[class][]netip.Addr // the addresses that Services of a class have, sorted
@@ -151,8 +153,12 @@ type wish struct {
 }
 
 func newWork(objs *kube.Objects) *work {
-	w := &work{say: &kube.Report{}, isNode: map[netip.Addr]bool{}, namespaces: map[string]labels.Set{}, at: map[netip.Addr]*holders{}, shared: map[class][]netip.Addr{}}
-	cluster := translate.Translate(kube.Objects{Nodes: objs.Nodes, ServiceCIDRs: objs.ServiceCIDRs}, translate.Options{}).Services
+	w := &work{
+		say: &kube.Report{}, isNode: map[netip.Addr]bool{}, isTaken: map[netip.Addr]bool{}, namespaces: map[string]labels.Set{},
+		at: map[netip.Addr]*holders{}, shared: map[class][]netip.Addr{},
+	}
+	result := translate.Translate(kube.Objects{Nodes: objs.Nodes, ServiceCIDRs: objs.ServiceCIDRs, EgressAddresses: objs.EgressAddresses}, translate.Options{})
+	cluster := result.Services
 	for _, p := range cluster.ClusterCIDRs {
 		w.ranges = append(w.ranges, owned{p, "pods"})
 	}
@@ -161,7 +167,11 @@ func newWork(objs *kube.Objects) *work {
 	}
 	w.nodeAddrs = cluster.NodeAddrs
 	for _, a := range w.nodeAddrs {
-		w.isNode[a] = true
+		w.isNode[a], w.isTaken[a] = true, true
+	}
+	w.egress = result.Exits.Addresses
+	for _, a := range w.egress {
+		w.isTaken[a] = true
 	}
 	for _, ns := range objs.Namespaces {
 		set := labels.Set{corev1.LabelMetadataName: ns.Name}
@@ -242,7 +252,7 @@ func (s *wish) wants(a netip.Addr, p *pool) bool {
 
 func (w *work) poolOf(a netip.Addr) *pool {
 	for _, p := range w.pools {
-		if p.holds(a) && (p.nodes || !w.isNode[a]) {
+		if p.holds(a) && (p.nodes || !w.isTaken[a]) {
 			return p
 		}
 	}
@@ -356,7 +366,7 @@ func (w *work) usage(p *pool) Usage {
 		u.Free = min(block.Most, u.Free+b.Size())
 	}
 	for a := range w.at {
-		if p.holds(a) && !w.isNode[a] {
+		if p.holds(a) && !w.isTaken[a] {
 			u.Assigned++
 		}
 	}
@@ -372,7 +382,7 @@ func (w *work) never(p *pool) (n int64) {
 		if p.obj.Spec.AvoidBuggyIPs {
 			n += b.Buggies()
 		}
-		for _, a := range w.nodeAddrs {
+		for a := range w.isTaken {
 			if b.Contains(a) && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a)) {
 				n++
 			}

@@ -28,6 +28,9 @@ const world = `
 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}
 `
 
+// egress is an EgressAddress with 192.0.2.1.
+const egress = `{apiVersion: tapestry.dev/v1alpha1, kind: EgressAddress, metadata: {name: out}, spec: {addresses: [192.0.2.1], namespaces: [shop]}}`
+
 // svc is a Service in one line: its age in the order of the list, and whatever else is given.
 func svc(name, spec, meta string, has ...string) string {
 	var points []string
@@ -207,16 +210,19 @@ func TestAssign(t *testing.T) {
 		"port taken, then own": {[]string{pool("a", "nodes: {}"), pool("b", "addresses: [192.0.2.7]"), svc("w", "", ""), svc("x", "", "")}, "w=192.168.0.1,192.168.0.2 x=192.0.2.7", ""},
 		"both required, in vain, cost nobody": {[]string{pool("a", "addresses: [192.0.2.7]"), svc("w", dual+", ipFamilyPolicy: RequireDualStack", ""), svc("x", "", "")},
 			"w=!PoolExhausted x=192.0.2.7", "of both families"},
-		"no node":             {[]string{pool("a", `nodes: {matchLabels: {edge: "no"}}`), svc("x", "", "")}, "x=!PoolExhausted", "no node that is ready"},
-		"over pods":           {[]string{pool("a", "addresses: [10.244.0.0/16]"), svc("x", "", "")}, "x=!PoolExhausted", "overlaps 10.244.1.0/24, which are for pods"},
-		"over Services":       {[]string{pool("a", "addresses: [10.96.7.0-10.96.7.9]"), svc("x", "", "")}, "x=!PoolExhausted", "which are for Services"},
-		"over a node":         {[]string{pool("a", "addresses: [192.168.0.1-192.168.0.9]"), svc("x", "", "")}, "x=192.168.0.4", "is the address of a node"},
-		"over another pool":   {[]string{a, pool("b", "addresses: [192.0.2.2-192.0.2.9]"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`)}, "x=!PoolExhausted", `overlaps AddressPool "a"`},
-		"over itself":         {[]string{pool("b", "addresses: [192.0.2.0/24, 192.0.2.9]"), svc("x", "", "")}, "x=192.0.2.0", `overlaps AddressPool "b"`},
-		"no addresses":        {[]string{pool("a", "addresses: [here]"), svc("x", "", "")}, "x=!PoolExhausted", `"here" is no addresses`},
-		"backwards":           {[]string{pool("a", "addresses: [192.0.2.9-192.0.2.2]"), svc("x", "", "")}, "x=!PoolExhausted", "ends before it begins"},
-		"loopback":            {[]string{pool("a", "addresses: [127.0.0.0/8]"), svc("x", "", "")}, "x=!PoolExhausted", "expected addresses that clients can reach"},
-		"addresses and nodes": {[]string{pool("a", "addresses: [192.0.2.7], nodes: {}"), svc("x", "", "")}, "x=!PoolExhausted", "keep one of the two"},
+		"no node":                        {[]string{pool("a", `nodes: {matchLabels: {edge: "no"}}`), svc("x", "", "")}, "x=!PoolExhausted", "no node that is ready"},
+		"over pods":                      {[]string{pool("a", "addresses: [10.244.0.0/16]"), svc("x", "", "")}, "x=!PoolExhausted", "overlaps 10.244.1.0/24, which are for pods"},
+		"over Services":                  {[]string{pool("a", "addresses: [10.96.7.0-10.96.7.9]"), svc("x", "", "")}, "x=!PoolExhausted", "which are for Services"},
+		"over a node":                    {[]string{pool("a", "addresses: [192.168.0.1-192.168.0.9]"), svc("x", "", "")}, "x=192.168.0.4", "is the address of a node"},
+		"over an egress address":         {[]string{egress, pool("a", "addresses: [192.0.2.1-192.0.2.9]"), svc("x", "", "")}, "x=192.0.2.2", "192.0.2.1 in 192.0.2.1-192.0.2.9 is an address from which pods leave"},
+		"an egress address is asked for": {[]string{egress, pool("a", "addresses: [192.0.2.1-192.0.2.9]"), svc("x", ", loadBalancerIP: 192.0.2.1", "")}, "x=!NoPool", "is an address from which pods leave"},
+		"an egress address that it had":  {[]string{egress, pool("a", "addresses: [192.0.2.1-192.0.2.9]"), had(svc("x", "", "", "192.0.2.1"), pools.Assigned)}, "x=192.0.2.1", "is an address from which pods leave"},
+		"over another pool":              {[]string{a, pool("b", "addresses: [192.0.2.2-192.0.2.9]"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`)}, "x=!PoolExhausted", `overlaps AddressPool "a"`},
+		"over itself":                    {[]string{pool("b", "addresses: [192.0.2.0/24, 192.0.2.9]"), svc("x", "", "")}, "x=192.0.2.0", `overlaps AddressPool "b"`},
+		"no addresses":                   {[]string{pool("a", "addresses: [here]"), svc("x", "", "")}, "x=!PoolExhausted", `"here" is no addresses`},
+		"backwards":                      {[]string{pool("a", "addresses: [192.0.2.9-192.0.2.2]"), svc("x", "", "")}, "x=!PoolExhausted", "ends before it begins"},
+		"loopback":                       {[]string{pool("a", "addresses: [127.0.0.0/8]"), svc("x", "", "")}, "x=!PoolExhausted", "expected addresses that clients can reach"},
+		"addresses and nodes":            {[]string{pool("a", "addresses: [192.0.2.7], nodes: {}"), svc("x", "", "")}, "x=!PoolExhausted", "keep one of the two"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan := pools.Assign(objects(t, tc.docs...), true)

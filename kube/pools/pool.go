@@ -142,6 +142,9 @@ func (w *work) readBlocks(p *pool) {
 		if inside := slices.DeleteFunc(slices.Clone(w.nodeAddrs), func(a netip.Addr) bool { return !b.Contains(a) }); len(inside) > 0 {
 			p.fault(w.say, field, "%s in %s is the address of a node, as are %d others, and is not assigned: leave them out", inside[0], text, len(inside)-1)
 		}
+		if i := slices.IndexFunc(w.egress, b.Contains); i >= 0 {
+			p.fault(w.say, field, "%s in %s is an address from which pods leave (EgressAddress), and is not assigned: leave it out", w.egress[i], text)
+		}
 	}
 }
 
@@ -210,7 +213,7 @@ func (w *work) free(p *pool, is4 bool) (netip.Addr, bool) {
 		}
 		for a := c.next; b.Contains(a); a = a.Next() {
 			c.next = a.Next()
-			if w.at[a] == nil && !w.isNode[a] && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a)) {
+			if w.at[a] == nil && !w.isTaken[a] && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a)) {
 				p.search[is4] = c
 				return a, true
 			}

@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
@@ -62,6 +63,8 @@ type Result struct {
 	Ingress  ingress.Config
 	// Quotas are what pods of this node may send, by "namespace/name"; nil when nobody says.
 	Quotas map[string]quota.Quota
+	// Exits says which pods of this node have egress addresses.
+	Exits exit.Pods
 	// Announce is what is announced to the network outside. It is the same pointer while that does not change.
 	Announce *announce.Plan
 	// Leaving is set when this node is being deleted: load balancers should send it no new traffic.

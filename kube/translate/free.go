@@ -36,14 +36,14 @@ type taken struct {
 // takenKey identifies the inputs on which the stage's results depend.
 type takenKey struct {
 	announced, ranges, pods list[netip.Prefix]
-	nodes                   list[netip.Addr]
+	nodes, egress           list[netip.Addr]
 	servers                 list[*discoveryv1.EndpointSlice]
 	dns                     *front // nil when there is no such Service
 }
 
 func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 	dns := findFront(parsed, kubeDNS)
-	key := takenKey{identity(t.announced), identity(t.ranges), identity(t.nodes.netstack.ClusterCIDRs), identity(t.nodes.addrs), identity(t.servers), dns}
+	key := takenKey{identity(t.announced), identity(t.ranges), identity(t.nodes.netstack.ClusterCIDRs), identity(t.nodes.addrs), identity(t.egress), identity(t.servers), dns}
 	if s.key != key {
 		*s = freeStage{key: key}
 	}
@@ -87,6 +87,8 @@ func (t *taken) taken(f *front, k *claimed, dns []netip.Addr) string {
 		return fmt.Sprintf("lies in the service range %s, where only cluster addresses are: have the load balancer give another", in)
 	case inPods && !inRange:
 		return fmt.Sprintf("lies in the range of pods %s: choose an address outside of it", pods)
+	case slices.Contains(t.egress, k.addr):
+		return "is an address from which pods leave (EgressAddress), and what it sends would pass for theirs: choose another address"
 	case isNode && !k.outside:
 		return "is an address of a node: choose an address out of the service range"
 	}

@@ -149,6 +149,13 @@ func render(r translate.Result) any {
 	if a := r.Announce; len(a.Links)+len(a.Peers)+len(a.Routes) > 0 {
 		out["announce"] = announced(r)
 	}
+	if r.Exits.Addrs != nil {
+		addrs := map[string][]string{}
+		for name, list := range r.Exits.Addrs {
+			addrs[name] = texts(list)
+		}
+		out["exits"] = m{"addresses": texts(r.Exits.Addresses), "addrs": addrs, "held": r.Exits.Held, "free": r.Exits.Free}
+	}
 	if r.Quotas != nil {
 		out["quotas"] = r.Quotas
 	}
@@ -167,7 +174,11 @@ func announced(r translate.Result) any {
 		}
 	}
 	for _, l := range r.Announce.Links {
-		lines = append(lines, fmt.Sprintf("%s for %s by %s on %s", l.Addr, l.Services, l.Ranked, l.Interfaces))
+		line := fmt.Sprintf("%s for %s by %s on %s", l.Addr, l.Services, l.Ranked, l.Interfaces)
+		if l.Egress != "" {
+			line = fmt.Sprintf("%s for EgressAddress %s (used here: %t) by %s on %s", l.Addr, l.Egress, l.Used, l.Ranked, l.Interfaces)
+		}
+		lines = append(lines, line)
 	}
 	for _, p := range r.Announce.Peers {
 		lines = append(lines, fmt.Sprintf("peer %s: %+v", p.Name, p))

@@ -71,6 +71,7 @@ type around struct {
 	announced []netip.Prefix // the service ranges that objects announce, in which cluster DNS has its addresses
 	ranges    []netip.Prefix // all service ranges
 	nodes     *nodes
+	egress    []netip.Addr // from which pods leave
 }
 
 // front is a Service without its endpoints.

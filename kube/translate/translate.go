@@ -7,6 +7,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/advertise"
+	"tapestry.dev/tapestry/kube/egress"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
@@ -26,6 +27,7 @@ type Translator struct {
 	services serviceStage
 	pods     podStage
 	ingress  ingressStage
+	egress   egress.Stage
 	announce advertise.Stage
 	watched  watchStage
 }
@@ -46,10 +48,11 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	announced := t.ranges.of(objs.ServiceCIDRs, say)
 	nodes := t.nodes.of(objs.Nodes, o, say)
 	ranges := t.ranges.with(announced, nodes.services, say)
-	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, announced, ranges, nodes}, say)
+	leave := t.egress.Of(o.Node, &objs, ranges, say)
+	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, announced, ranges, nodes, leave.Pods.Addresses}, say)
 	pods := t.pods.of(objs.Pods, o, say)
 	routes := t.ingress.of(&objs, say)
-	plan := t.announce.Of(o.Node, &objs, served.list, say)
+	plan := t.announce.Of(o.Node, &objs, served.list, leave.Links, say)
 	dnsAddrs := dnsAddrs(served.names, announced)
 
 	r := Result{Netstack: nodes.netstack, Overlay: t.watched.of(nodes.overlay, plan), Ingress: routes, Announce: plan, Leaving: nodes.self.leaving}
@@ -59,7 +62,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 		ServiceCIDRs: ranges, ClusterCIDRs: nodes.netstack.ClusterCIDRs, DNSAddrs: dnsAddrs,
 		Services: served.list, Pods: pods.alive, HostPorts: pods.hostPorts,
 	}
-	r.Quotas = pods.quotas
+	r.Quotas, r.Exits = pods.quotas, leave.Pods
 	r.DNS = dns.Config{Addrs: dnsAddrs, Services: served.names, Pods: pods.named}
 	r.Problems = say.Sorted(objs.Origin)
 	t.triggers = t.since(&objs)

@@ -12,7 +12,8 @@ var GroupVersion = schema.GroupVersion{Group: "tapestry.dev", Version: "v1alpha1
 // AddToScheme registers the kinds with s.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion, &AddressPool{}, &AddressPoolList{}, &L2Advertisement{}, &L2AdvertisementList{},
-		&BGPPeer{}, &BGPPeerList{}, &BGPAdvertisement{}, &BGPAdvertisementList{})
+		&BGPPeer{}, &BGPPeerList{}, &BGPAdvertisement{}, &BGPAdvertisementList{},
+		&EgressAddress{}, &EgressAddressList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

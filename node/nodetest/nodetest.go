@@ -16,6 +16,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/netstacktest"
@@ -58,6 +59,8 @@ type Member struct {
 	Name string
 	// Addr is the node's address on the underlay.
 	Addr netip.Addr
+	// Exits says from which addresses pods leave, from the next Set on.
+	Exits exit.Pods
 
 	cluster *Cluster
 	number  int
@@ -112,6 +115,9 @@ func New(t testing.TB, nodes int) *Cluster {
 	}
 	return c
 }
+
+// ID returns the peer's ID of the node, which is a hash as that of a real node: small ones mean something else.
+func (m *Member) ID() uint64 { return 0x9e3779b97f4a7c15 * uint64(m.number) }
 
 func (m *Member) endpoint() netip.AddrPort { return netip.AddrPortFrom(m.Addr, 51820) }
 
@@ -193,7 +199,7 @@ func (m *Member) Config() node.Config {
 			Node: m.Name, OwnAddrs: []netip.Addr{m.Addr}, ServiceCIDRs: serviceCIDRs, ClusterCIDRs: clusterCIDRs, DNSAddrs: DNS,
 			Services: roll.From(m.cluster.services),
 		},
-		DNS: dns.Config{Addrs: DNS},
+		DNS: dns.Config{Addrs: DNS}, Exits: m.Exits,
 	}
 	for _, s := range m.cluster.services {
 		c.DNS.Services = append(c.DNS.Services, &dns.Service{Namespace: s.Namespace, Name: s.Name, ClusterIPs: s.ClusterIPs})
@@ -205,10 +211,10 @@ func (m *Member) Config() node.Config {
 		}
 		ranges := other.podCIDRs()
 		c.Netstack.Peers = append(c.Netstack.Peers, netstack.PeerRoute{
-			ID: uint64(other.number), Name: other.Name, PodCIDRs: ranges, NodeAddrs: []netip.Addr{other.Addr}, Encap: true, SendsPartial: true,
+			ID: other.ID(), Name: other.Name, PodCIDRs: ranges, NodeAddrs: []netip.Addr{other.Addr}, Encap: true, SendsPartial: true,
 		})
 		p := overlay.Peer{
-			ID: uint64(other.number), Name: other.Name, PublicKey: other.held.Key.Public(), Endpoint: other.endpoint(),
+			ID: other.ID(), Name: other.Name, PublicKey: other.held.Key.Public(), Endpoint: other.endpoint(),
 			Prefixes: append(ranges, netip.PrefixFrom(other.Addr, 32)), Tapestry: true, TakesPartial: true,
 		}
 		for _, r := range ranges {

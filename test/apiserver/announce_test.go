@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/test/await"
 )
@@ -18,7 +19,7 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 	p.apply("CustomResourceDefinition")
 	const group = "/apis/tapestry.dev/v1alpha1/"
 	await.Until(t, "the kinds to be served", func() bool {
-		for _, list := range []string{"l2advertisements", "bgppeers", "bgpadvertisements"} {
+		for _, list := range []string{"l2advertisements", "bgppeers", "bgpadvertisements", "egressaddresses"} {
 			if p.call(http.MethodGet, group+list, nil, nil) != nil {
 				return false
 			}
@@ -28,7 +29,7 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 	n := 0
 	post := func(kind, spec string, into any) error {
 		n++
-		return p.call(http.MethodPost, group+strings.ToLower(kind)+"s", json.RawMessage(fmt.Sprintf(`{"apiVersion":"tapestry.dev/v1alpha1","kind":%q,"metadata":{"name":"a%d"},"spec":%s}`, kind, n, spec)), into)
+		return p.call(http.MethodPost, group+kube.KindNamed(kind).Resource(), json.RawMessage(fmt.Sprintf(`{"apiVersion":"tapestry.dev/v1alpha1","kind":%q,"metadata":{"name":"a%d"},"spec":%s}`, kind, n, spec)), into)
 	}
 	for _, tt := range []struct{ kind, spec, want string }{
 		{"L2Advertisement", `{"pools":["a"],"interfaces":["eth1","bond*"],"nodeSelector":{"matchLabels":{"rack":"a"}}}`, ""},
@@ -43,6 +44,14 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 		{"BGPAdvertisement", `{"communities":["65000:1","65000:1:2"],"localPreference":0}`, ""},
 		{"BGPAdvertisement", `{"communities":["no-export"]}`, "spec.communities[0]"},
 		{"BGPAdvertisement", `{"aggregationLength":33}`, "spec.aggregationLength"},
+		{"EgressAddress", `{"addresses":["192.0.2.1","2001:db8::1"],"namespaces":["shop"],"podSelector":{"matchLabels":{"a":"b"}},"interfaces":["bond*"]}`, ""},
+		{"EgressAddress", `{"addresses":["2001:db8::1"],"namespaces":["shop"]}`, ""},
+		{"EgressAddress", `{"addresses":["192.0.2.1","192.0.2.2"],"namespaces":["shop"]}`, "two addresses must be one of IPv4 and one of IPv6"},
+		{"EgressAddress", `{"addresses":["192.0.2.0/24"],"namespaces":["shop"]}`, "expected an address like 192.0.2.1"},
+		{"EgressAddress", `{"addresses":["192.0.2.1","nonsense"],"namespaces":["shop"]}`, "expected an address like 192.0.2.1"},
+		{"EgressAddress", `{"addresses":[],"namespaces":["shop"]}`, "spec.addresses"},
+		{"EgressAddress", `{"addresses":["192.0.2.1"],"namespaces":[]}`, "spec.namespaces"},
+		{"EgressAddress", `{"addresses":["192.0.2.1"]}`, "spec.namespaces"},
 	} {
 		err := post(tt.kind, tt.spec, nil)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {

@@ -89,6 +89,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"knock":          knock,
 	"lead":           lead,
 	"serve-outside":  serveOutside,
+	"announce":       announceLinks,
+	"leave":          leave,
 }
 
 func help(name string, args []string) int {

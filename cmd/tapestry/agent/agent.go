@@ -286,6 +286,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { n.Run(ctx); return ctx.Err() })
 	group.Go(func() error { a.serveHostProxy(ctx, n.ServeProxy); return nil })
 	group.Go(func() error { a.outside.Watch(ctx, a.follower.Republish); return ctx.Err() })
+	group.Go(func() error { a.outside.Lead(ctx, n.SetGateways); return ctx.Err() })
 	group.Go(func() error { return a.follower.Announce(ctx) })
 	for _, in := range []struct {
 		addr  string

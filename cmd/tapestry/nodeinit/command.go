@@ -65,7 +65,7 @@ func HostTAP() *cli.Command {
 			&cli.StringSliceFlag{Name: "pod-cidr", Usage: "`PREFIX` of this node's pods, one per family, instead of asking the API server"},
 			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`PREFIX` of all nodes' pods; repeatable"},
 			&cli.StringSliceFlag{Name: "service-cidr", Usage: "`PREFIX` of the cluster's Services; repeatable"},
-			&cli.StringSliceFlag{Name: "load-balancer-cidr", Usage: "`PREFIX` of load balancers' addresses, which this node then serves to clients outside whose packets the network brings here; needs a kernel that forwards; repeatable"},
+			&cli.StringSliceFlag{Name: "load-balancer-cidr", Usage: "`PREFIX` of load balancers' addresses, which this node then serves to clients outside whose packets the network brings here, and of egress addresses; needs a kernel that forwards; repeatable"},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "uid", Usage: "`UID` of the agent", DefaultText: "this process's", Value: os.Geteuid(), Destination: &c.owner},
 			&cli.StringSliceFlag{Name: "listen", Usage: "listen on this TCP `ADDR`, such as :80, for the agent; repeatable"},

@@ -4,6 +4,7 @@
 package strip
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -143,7 +144,7 @@ func Node(own string) func(*corev1.Node) {
 
 // Pod keeps the pod's node, names, addresses and hostPorts, and which kind of controller it has.
 func Pod(p *corev1.Pod) {
-	owners := controllerOf(p)
+	owners, labels := controllerOf(p), few(p.Labels) // EgressAddresses select pods by any of them
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
 		Spec: corev1.PodSpec{
@@ -152,7 +153,19 @@ func Pod(p *corev1.Pod) {
 		},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
 	}
-	p.OwnerReferences = owners
+	p.OwnerReferences, p.Labels = owners, labels
+}
+
+// few keeps labels, but of more than kube.MaxPodLabels only as many as show that there are more.
+func few(labels map[string]string) map[string]string {
+	if len(labels) <= kube.MaxPodLabels {
+		return labels
+	}
+	out := make(map[string]string, kube.MaxPodLabels+1)
+	for _, k := range slices.Sorted(maps.Keys(labels))[:kube.MaxPodLabels+1] {
+		out[k] = labels[k]
+	}
+	return out
 }
 
 // controllerOf keeps the kind of a pod's controller.
@@ -211,6 +224,11 @@ func BGPPeer(p *v1alpha1.BGPPeer) {
 // BGPAdvertisement keeps the spec.
 func BGPAdvertisement(a *v1alpha1.BGPAdvertisement) {
 	*a = v1alpha1.BGPAdvertisement{ObjectMeta: meta(&a.ObjectMeta, ourKey), Spec: a.Spec}
+}
+
+// EgressAddress keeps the spec.
+func EgressAddress(a *v1alpha1.EgressAddress) {
+	*a = v1alpha1.EgressAddress{ObjectMeta: meta(&a.ObjectMeta, ourKey), Spec: a.Spec}
 }
 
 // Secret keeps a key pair and nothing else.

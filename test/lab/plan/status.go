@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -55,7 +56,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 	out.Sort()
 	out.EndpointSlices = roll.From(append(out.EndpointSlices.Slice(), controlplane.EndpointSlices(out.Pods, out.Services)...))
 	out.Sort()
-	return controller.IngressStatus(out)
+	return controller.EgressStatus(controller.IngressStatus(out), time.Now())
 }
 
 // MTU returns the MTU of pods over an underlay of the given MTU, both in bytes.

@@ -96,6 +96,9 @@ func (a *agent) argv() []string {
 	for _, r := range underlay.Resolvers() {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))
 	}
+	if a.lab.cfg.Announced {
+		argv = append(argv, "--announce", "l2", "--announce-socket", rpc.AnnounceSocket(a.lab.cfg.Dir, a.node.Name))
+	}
 	return append(argv, a.lab.cfg.AgentFlags...)
 }
 

@@ -76,6 +76,7 @@ type Announcing struct {
 	changes    uint64 // counts those of peers and routes
 	claims     []announce.Claim
 	sessions   []announce.Session
+	gateways   map[netip.Addr]string // as the node was told; nil before that
 	claimsAt   time.Time
 	sessionsAt time.Time
 }
@@ -172,11 +173,7 @@ func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 	if node == nil {
 		return nil, 0, errEarly
 	}
-	var beats []announce.Beat
-	for _, b := range node.Beats() {
-		beats = append(beats, announce.Beat{Node: b.Name, Since: b.Since, Answered: b.Answered})
-	}
-	turns := a.o.Plan().Turns(beats, a.o.Unfit() == "", now)
+	turns := a.o.Plan().Turns(beatsOf(node), a.o.Unfit() == "", now)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !slices.EqualFunc(turns, a.turns, same) {
@@ -186,8 +183,15 @@ func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 	return a.turns, a.links, nil
 }
 
+func beatsOf(node Node) (list []announce.Beat) {
+	for _, b := range node.Beats() {
+		list = append(list, announce.Beat{Node: b.Name, Since: b.Since, Answered: b.Answered})
+	}
+	return list
+}
+
 func same(a, b announce.Turn) bool {
-	return a.Addr == b.Addr && a.Announcer == b.Announcer && slices.Equal(a.Silent, b.Silent) &&
+	return a.Addr == b.Addr && a.Egress == b.Egress && a.Announcer == b.Announcer && slices.Equal(a.Silent, b.Silent) &&
 		slices.Equal(a.Services, b.Services) && slices.Equal(a.Interfaces, b.Interfaces)
 }
 
@@ -229,8 +233,12 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 	add := func(ref kube.Ref, text string) {
 		list = append(list, kube.Problem{Severity: kube.Error, Object: ref, Message: fmt.Sprintf("on node %s: %s", a.o.Name, text)})
 	}
+	plan := a.o.Plan()
 	claims, sessions := a.said()
 	for _, c := range claims {
+		if i := slices.IndexFunc(plan.Links, func(l announce.Link) bool { return l.Addr == c.Addr && l.Egress != "" }); i >= 0 && c.Problem != "" {
+			add(kube.Ref{Kind: "EgressAddress", Name: plan.Links[i].Egress}, c.Problem)
+		}
 		for _, s := range c.Services {
 			if c.Problem != "" {
 				ns, name, _ := strings.Cut(s, "/")
@@ -243,7 +251,9 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 			add(kube.Ref{Kind: "BGPPeer", Name: s.Peer}, s.Problem)
 		}
 	}
-	plan := a.o.Plan()
+	for _, t := range a.lacking() {
+		add(kube.Ref{Kind: "EgressAddress", Name: t.Egress}, fmt.Sprintf("its pods do not reach anything outside from %s, since none of the nodes that can be its gateway answers (%s): they need the announcer of ARP and NDP", t.Addr, strings.Join(t.Silent, ", ")))
+	}
 	for kind, wanted := range map[Kind]int{L2: len(plan.Links), BGP: len(plan.Peers)} {
 		a.mu.Lock()
 		last := a.asked[kind]
@@ -262,9 +272,6 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 
 // Watch calls changed when Problems returns something else, until ctx is done.
 func (a *Announcing) Watch(ctx context.Context, changed func()) {
-	if len(a.o.Kinds) == 0 {
-		return
-	}
 	const pause = time.Second
 	tick := time.NewTicker(pause)
 	defer tick.Stop()

@@ -20,13 +20,21 @@ import (
 // fake is a node with one peer.
 type fake struct {
 	until    time.Time
+	since    time.Time // an hour ago if zero
 	answered time.Time
+	gateways []map[netip.Addr]string // as they were set
 }
+
+func (f *fake) SetGateways(g map[netip.Addr]string) { f.gateways = append(f.gateways, g) }
 
 func (f *fake) AnswerBeats(until time.Time) { f.until = until }
 
 func (f *fake) Beats() []overlay.Beat {
-	return []overlay.Beat{{Name: "other", Since: time.Now().Add(-time.Hour), Answered: f.answered}}
+	since := f.since
+	if since.IsZero() {
+		since = time.Now().Add(-time.Hour)
+	}
+	return []overlay.Beat{{Name: "other", Since: since, Answered: f.answered}}
 }
 
 // world is an Announcing with what it looks at.

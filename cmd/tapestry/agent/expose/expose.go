@@ -1,5 +1,5 @@
 // Package expose looks whether a node's kernel brings its host TAP what clients outside send to addresses of load
-// balancers, and carries on what pods send from their own addresses. It only looks, and tells: whether a machine
+// balancers, and carries on what pods send from their own addresses and from egress addresses. It only looks, and tells: whether a machine
 // forwards, and what it routes where, is its operator's to say.
 //
 // A node is in one of the tiers of docs/loadbalancer.md. Which one follows from what 'tapestry host-tap' left with the
@@ -81,8 +81,13 @@ func (w *Watcher) look() (changed bool) {
 			f.routed = append(f.routed, r)
 		}
 	}
+	for _, l := range w.o.Follower.Plan().Links {
+		if l.Egress != "" && slices.Contains(l.Ranked, w.o.Node) {
+			f.egress = append(f.egress, gateway{addr: l.Addr, of: l.Egress, bare: !node.HasHostTAP(l.Addr)})
+		}
+	}
 	var list []kube.Problem
-	if len(f.ranges)+len(f.routed) > 0 {
+	if len(f.ranges)+len(f.routed)+len(f.egress) > 0 {
 		if len(f.ranges) > 0 {
 			f.exposed = node.Exposed()
 		}
@@ -128,6 +133,9 @@ func (f *facts) ask(nodeAddrs []netip.Addr) error {
 	for _, s := range f.exposed {
 		addrs = append(addrs, s.Addrs...)
 	}
+	for _, g := range f.egress {
+		addrs = append(addrs, g.addr)
+	}
 	ways, err := tap.WaysTo(nil, addrs)
 	if err != nil {
 		return err
@@ -148,7 +156,7 @@ func (f *facts) ask(nodeAddrs []netip.Addr) error {
 	return err
 }
 
-// Problems returns why clients outside do not reach addresses of load balancers by this node.
+// Problems returns why clients outside do not reach addresses of load balancers by this node, and pods nothing outside.
 func (w *Watcher) Problems() []kube.Problem {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,10 +14,12 @@ import (
 func TestFaults(t *testing.T) {
 	into, out, own := tap.Way{Link: "tapestry0"}, tap.Way{Link: "eth0"}, tap.Way{Link: "lo", Own: true}
 	web := services.Exposed{Service: "d/web", Addrs: addresstest.Addrs("203.0.113.1", "2001:db8:1b::1")}
+	out46 := []gateway{{addr: web.Addrs[0], of: "shop"}, {addr: web.Addrs[1], of: "shop"}}
 	for name, c := range map[string]struct {
 		ranges       string
 		routed       string // after those of load balancers
 		exposed      []services.Exposed
+		egress       []gateway
 		way4, way6   tap.Way
 		off4, off6   []string
 		object, want []string
@@ -41,8 +43,13 @@ func TestFaults(t *testing.T) {
 		"routed back": {routed: "203.0.113.1/32", way4: into, object: []string{"Node n1"}, want: []string{"routes 203.0.113.1 back into tapestry0; leave out"}},
 		"the host has the address": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: own, way6: into, off4: []string{"z"},
 			object: []string{"Node n1", "Service d/web"}, want: []string{"z is 0", "takes it for one of its own"}},
+		"a gateway":                       {ranges: "203.0.113.0/24 2001:db8:1b::/64", egress: out46, way4: into, way6: into},
+		"a gateway that does not forward": {ranges: "203.0.113.0/24 2001:db8:1b::/64", egress: out46, way4: into, way6: into, off4: []string{"x"}, object: []string{"Node n1"}, want: []string{"pods do not reach anything outside from egress addresses of IPv4 by this node, which can be their gateway, since its kernel does not forward (x is 0): set net.ipv4.ip_forward=1"}},
+		"a gateway without the range":     {egress: out46[:1], way4: out, object: []string{"EgressAddress shop"}, want: []string{"answers from outside do not reach its address 203.0.113.1 by node n1, which does not route it into its host TAP: give 'tapestry host-tap' its range"}},
+		"a gateway that has it itself":    {ranges: "203.0.113.0/24 2001:db8:1b::/64", egress: out46, way4: own, way6: into, object: []string{"EgressAddress shop"}, want: []string{"by node n1, which takes it for one of its own"}},
+		"a gateway without a host TAP":    {egress: []gateway{{out46[0].addr, "shop", true}}, way4: out, off4: []string{"x"}, object: []string{"EgressAddress shop"}, want: []string{"has no host TAP with an address of the family: run 'tapestry host-tap'"}},
 	} {
-		f := facts{node: "n1", exposed: c.exposed, off4: c.off4, off6: c.off6, ranges: addresstest.Prefixes(strings.Fields(c.ranges)...), routed: addresstest.Prefixes(strings.Fields(c.routed)...),
+		f := facts{node: "n1", exposed: c.exposed, egress: c.egress, off4: c.off4, off6: c.off6, ranges: addresstest.Prefixes(strings.Fields(c.ranges)...), routed: addresstest.Prefixes(strings.Fields(c.routed)...),
 			ways: map[netip.Addr]tap.Way{web.Addrs[0]: c.way4, web.Addrs[1]: c.way6}}
 		var objects []string
 		got := faults(&f)

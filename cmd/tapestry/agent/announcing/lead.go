@@ -1,0 +1,93 @@
+package announcing
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"tapestry.dev/tapestry/announce"
+)
+
+// leadEvery is the time between two looks at who is the gateway of egress addresses: that between two beats.
+const leadEvery = 125 * time.Millisecond
+
+// Lead calls set with the nodes by which egress addresses leave when they change, until ctx is done. The gateway of an
+// address is its announcer, so it moves as fast as the address does.
+func (a *Announcing) Lead(ctx context.Context, set func(map[netip.Addr]string)) {
+	tick := time.NewTicker(leadEvery)
+	defer tick.Stop()
+	for {
+		a.lead(time.Now(), set)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// lead tells what has changed. An address keeps the gateway that it had, or is left out, while it is not known
+// whether the next one answers: an agent that has just started would send what it knows by one that is not there.
+func (a *Announcing) lead(now time.Time, set func(map[netip.Addr]string)) {
+	node := a.o.Node()
+	if node == nil {
+		return
+	}
+	turns := a.turnsOfEgress(node, now)
+	gateways := make(map[netip.Addr]string, len(turns))
+	a.mu.Lock()
+	for _, t := range turns {
+		was, settled := a.gateways[t.Addr]
+		switch early := t.Expected || t.Mine && a.asked[L2].IsZero(); {
+		case !early:
+			gateways[t.Addr] = t.Announcer
+		case settled:
+			gateways[t.Addr] = was
+		}
+	}
+	known := a.gateways != nil && maps.Equal(a.gateways, gateways)
+	a.gateways = gateways
+	a.mu.Unlock()
+	if !known {
+		set(gateways)
+	}
+}
+
+// turnsOfEgress returns whose turn it is for each egress address.
+func (a *Announcing) turnsOfEgress(node Node, now time.Time) []announce.Turn {
+	plan := *a.o.Plan()
+	isEgress := func(l announce.Link) bool { return l.Egress != "" }
+	if !slices.ContainsFunc(plan.Links, isEgress) {
+		return nil
+	}
+	plan.Links = slices.DeleteFunc(slices.Clone(plan.Links), func(l announce.Link) bool { return !isEgress(l) })
+	return plan.Turns(beatsOf(node), a.announces(now), now)
+}
+
+// announces reports whether this node announces addresses by ARP and NDP. Other nodes are told the same by beats. An
+// agent that has just started is given the time to be asked.
+func (a *Announcing) announces(now time.Time) bool {
+	a.mu.Lock()
+	asked := a.asked[L2]
+	a.mu.Unlock()
+	if asked.IsZero() {
+		return a.o.Unfit() == "" && slices.Contains(a.o.Kinds, L2) && now.Sub(a.begun) < announce.Patience
+	}
+	return a.o.Unfit() == "" && now.Sub(asked) < asks
+}
+
+// lacking returns the turns of the addresses from which pods of this node leave and that have no gateway.
+func (a *Announcing) lacking() (list []announce.Turn) {
+	used := map[netip.Addr]bool{}
+	for _, l := range a.o.Plan().Links {
+		used[l.Addr] = l.Used
+	}
+	for _, t := range a.turnsOfEgress(a.o.Node(), time.Now()) {
+		if t.Announcer == "" && used[t.Addr] {
+			list = append(list, t)
+		}
+	}
+	return list
+}
