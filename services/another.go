@@ -23,6 +23,9 @@ func (t *Table) another(f *front, tuple *packet.Tuple, refused []uint64) packet.
 	if f == nil || f.service == noService {
 		return packet.Choice{} // a hostPort leads to one pod
 	}
+	if t.excludes(f, tuple) {
+		return packet.Choice{} // the Service's SourceRanges have changed since Pick
+	}
 	s, _ := t.setOf(f, tuple)
 	h := flowHash(tuple)
 	if f.affinity {

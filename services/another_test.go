@@ -91,12 +91,26 @@ func TestAnotherAsWithout(t *testing.T) {
 	}
 }
 
-// TestNoOther: what leads to one server, or to none, has no other.
+// TestNoOther: what leads to one server, or to none, has no other. Nor has a client whom the Service's SourceRanges have
+// left out since it was led to its backend.
 func TestNoOther(t *testing.T) {
-	table := anotherTable(t, func(s *Service) { s.Endpoints = eps("10.0.0.1 a rs", "10.0.0.2 a rs") })
-	for _, to := range []string{"10.96.0.1:81", "10.96.0.7:80", "10.0.0.1:8080", "192.0.2.1:22"} {
-		if c := table.Another(tuple("tcp 10.9.0.1:30000 "+to), []uint64{1}); c.Kind == packet.Picked {
-			t.Errorf("%s: %+v", to, c)
+	table := anotherTable(t, func(s *Service) {
+		s.Endpoints = eps("10.0.0.1 a rs", "10.0.0.2 a rs")
+		s.ExternalIPs, s.SourceRanges = addresstest.Addrs("203.0.113.1"), addresstest.Prefixes("198.51.100.0/24")
+	})
+	for _, c := range []struct {
+		from, to string
+		want     packet.ChoiceKind
+	}{
+		{"10.9.0.1", "10.96.0.1:81", packet.NotFrontend}, {"10.9.0.1", "10.96.0.7:80", packet.NotFrontend},
+		{"10.9.0.1", "10.0.0.1:8080", packet.NotFrontend}, {"10.9.0.1", "192.0.2.1:22", packet.NotFrontend},
+		{"10.9.0.1", "203.0.113.1:80", packet.NotFrontend}, {"198.51.100.7", "203.0.113.1:80", packet.Picked},
+	} {
+		f := tuple("tcp " + c.from + ":30000 " + c.to)
+		for name, another := range map[string]func(*packet.Tuple, []uint64) packet.Choice{"": table.Another, " on the host": table.AnotherOnHost} {
+			if got := another(f, []uint64{1}); got.Kind != c.want {
+				t.Errorf("%s to %s%s: %+v, want %v", c.from, c.to, name, got, c.want)
+			}
 		}
 	}
 }

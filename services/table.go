@@ -286,7 +286,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.service == noService {
 		return packet.Choice{Kind: packet.ToStack}
 	}
-	if f.guarded && !addressing.Contains(t.config.Services.At(int(f.service)).SourceRanges, tuple.Src.Netip()) {
+	if t.excludes(f, tuple) {
 		return packet.Choice{Kind: packet.DropSource}
 	}
 	s, there := t.setOf(f, tuple)
@@ -300,6 +300,11 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 		b = s.pick(tuple)
 	}
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: t.units.At(int(f.service)).held != nil}
+}
+
+// excludes reports whether the SourceRanges of a frontend's Service leave the tuple's client out.
+func (t *Table) excludes(f *front, tuple *packet.Tuple) bool {
+	return f.guarded && !addressing.Contains(t.config.Services.At(int(f.service)).SourceRanges, tuple.Src.Netip())
 }
 
 // setOf returns the backends that a frontend of a Service has for the tuple's client. there is the node at whose address
