@@ -424,14 +424,17 @@ func TestFarSpeaksToFullClientDuringResume(t *testing.T) {
 // which gets all that the client has said. Later a reset is a reset.
 func TestUntouched(t *testing.T) {
 	for name, c := range map[string]struct {
-		says  []segment // the pod, before it resets
+		says  []segment // the pod, its reset last
 		again bool
 	}{
-		"nothing":         {nil, true},
-		"no news":         {[]segment{{seq: 5001, flags: ack, window: 1000}}, true},
-		"it acknowledges": {[]segment{{seq: 5001, ack: 3, flags: ack, window: 1000}}, false},
-		"a byte":          {[]segment{{seq: 5001, flags: psh, window: 1000, payload: []byte("x")}}, false},
-		"its second byte": {[]segment{{seq: 5002, flags: psh, window: 1000, payload: []byte("x")}}, false},
+		"nothing":           {[]segment{{seq: 5001, flags: rst}}, true},
+		"no news":           {[]segment{{seq: 5001, flags: ack, window: 1000}, {seq: 5001, flags: rst | ack}}, true},
+		"it acknowledges":   {[]segment{{seq: 5001, ack: 3, flags: ack, window: 1000}, {seq: 5001, flags: rst}}, false},
+		"by the reset":      {[]segment{{seq: 5001, ack: 3, flags: rst | ack}}, false},
+		"what was not said": {[]segment{{seq: 5001, ack: 99, flags: rst | ack}}, true},
+		"a byte was lost":   {[]segment{{seq: 5002, flags: rst}}, false},
+		"a byte":            {[]segment{{seq: 5001, flags: psh, window: 1000, payload: []byte("x")}, {seq: 5001, flags: rst}}, false},
+		"its second byte":   {[]segment{{seq: 5002, flags: psh, window: 1000, payload: []byte("x")}, {seq: 5001, flags: rst}}, false},
 	} {
 		for _, isFar := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, far %v", name, isFar), func(t *testing.T) {
@@ -460,7 +463,6 @@ func TestUntouched(t *testing.T) {
 					one.ack += theirs
 					s.say(one)
 				}
-				s.say(segment{seq: 5001, flags: rst})
 				var refused *tcprelay.RefusedError
 				if err := <-done; errors.As(err, &refused) != c.again {
 					t.Fatalf("Join returns %v", err)

@@ -45,6 +45,7 @@ type podStream struct {
 	drained int  // bytes that the socket has accepted later, and of which the pod was not told
 	stuck   bool // the pod has repeated what is kept
 	short   bool // there was no memory to keep more
+	lost    bool // the pod's reset came without bytes before it
 	deaf    bool // the socket accepts no more data; what the pod sends is dropped and not acknowledged
 
 	// The pod's last acknowledgement and window, the number of the segment that announced the window, and how many
@@ -133,6 +134,11 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		if !c.mayReset(seq) {
 			return 0
 		}
+		if flags&packet.ACK != 0 && c.mayKnow(ack) && ahead(ack, f.lastAck) { // it has taken what untouched asks about
+			f.lastAck = ack
+			c.acked.Store(uint64(ack)<<32 | uint64(f.lastWindow))
+		}
+		f.lost = ahead(seq, f.next)
 		if f.fin { // the pod's data may still be on its way to a slow client
 			c.note(podDeaf)
 		} else {

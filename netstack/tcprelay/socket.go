@@ -180,7 +180,7 @@ func (c *conn) untouched(was state) bool {
 	case greeting:
 		return true
 	case open:
-		return c.peeks && uint32(c.acked.Load()>>32) == c.first && f.next == f.first && !f.fin && f.earlyLen == 0 && len(f.gathered) == 0
+		return c.peeks && uint32(c.acked.Load()>>32) == c.first && f.next == f.first && !f.fin && !f.lost && f.earlyLen == 0 && len(f.gathered) == 0
 	}
 	return false
 }
