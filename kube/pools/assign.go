@@ -319,6 +319,15 @@ func (w *work) gets(s *wish, got []netip.Addr, p *pool) {
 	}
 }
 
+// isOnNodes reports whether what a Service has got is of a pool of nodes. Where its addresses are in no pool any longer,
+// it is what it was.
+func (s *wish) isOnNodes() bool {
+	if s.pool == nil {
+		return s.onNodes
+	}
+	return s.pool.nodes
+}
+
 func (s *wish) lacks(reason, format string, args ...any) {
 	s.reason, s.message = reason, fmt.Sprintf(format, args...)
 }
@@ -329,10 +338,11 @@ func (w *work) plan(all []*wish) Plan {
 	for _, s := range all {
 		a := Assignment{Service: s.svc, Shared: s.key != "" || s.onNodes || s.pool != nil && s.pool.nodes, Addrs: append(s.addrs, s.old...), Reason: s.reason, Message: s.message}
 		slices.SortFunc(a.Addrs, netip.Addr.Compare)
-		if s.pool != nil && len(a.Addrs) > 0 {
-			a.Pool, a.OnNodes = s.pool.obj.Name, s.pool.nodes
-		} else {
-			a.OnNodes = s.onNodes && len(a.Addrs) > 0
+		if len(a.Addrs) > 0 {
+			a.OnNodes = s.isOnNodes()
+			if s.pool != nil {
+				a.Pool = s.pool.obj.Name
+			}
 		}
 		for _, addr := range a.Addrs {
 			if w.poolOf(addr) == nil {

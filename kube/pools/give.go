@@ -17,7 +17,7 @@ func (w *work) complete(s *wish) {
 	switch {
 	case !s.understood && !nodes: // what cannot be understood takes nothing away
 	case len(s.request.addrs) > 0:
-		if w.giveAsked(s) && len(s.addrs) < len(s.families) && !s.pool.nodes { // of the other family any will do
+		if w.giveAsked(s) && len(s.addrs) < len(s.families) && !s.isOnNodes() { // of the other family any will do
 			w.giveAny(s)
 		}
 	case nodes && (s.request.pool == "" || s.request.pool == s.pool.obj.Name):
