@@ -40,10 +40,7 @@ func (s *leadStage) of(joined roll.List[*services.Service], l leads, say *kube.R
 	}
 	l.parts = &s.parts
 	out := s.services.each(joined, compareServices, nil, say, l.leading)
-	s.parts.only(func(name objectName) bool {
-		_, there := joined.Search(func(s *services.Service) int { return objectName{s.Namespace, s.Name}.compare(name) })
-		return there
-	})
+	s.parts.only(joined)
 	return out
 }
 

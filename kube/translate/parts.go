@@ -6,6 +6,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services"
 )
 
@@ -14,13 +15,14 @@ import (
 // slices is in several parts then, and is the same backend in all of them.
 const mostJoined = 1000
 
-// many reports whether the endpoints of a Service's slices stay in parts.
-func many(list []*discoveryv1.EndpointSlice) bool {
+// many reports whether the endpoints of a Service's slices stay in parts. Each part takes memory for each of the
+// Service's ports, whatever it has, so they are joined where slices and ports together are too many.
+func many(list []*discoveryv1.EndpointSlice, ports int) bool {
 	n := 0
 	for _, s := range list {
 		n += len(s.Endpoints)
 	}
-	return len(list) > 1 && n > mostJoined
+	return len(list) > 1 && n > mostJoined && len(list)*ports <= mostPairs
 }
 
 // byService remembers something of each part of Services. The zero value is empty.
@@ -36,10 +38,11 @@ func (b *byService[K, V]) turn(name objectName, n int) (known, next map[K]V) {
 	return known, next
 }
 
-// only forgets the Services for which there returns false.
-func (b *byService[K, V]) only(there func(objectName) bool) {
+// only forgets the Services that have no parts in a list, which is sorted by name.
+func (b *byService[K, V]) only(list roll.List[*services.Service]) {
 	for name := range b.known {
-		if !there(name) {
+		i, there := list.Search(func(s *services.Service) int { return objectName{s.Namespace, s.Name}.compare(name) })
+		if !there || len(list.At(i).Parts) == 0 {
 			delete(b.known, name)
 		}
 	}

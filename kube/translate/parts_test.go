@@ -155,3 +155,62 @@ func TestEndpointAmongHundredThousand(t *testing.T) {
 		t.Errorf("%d bytes with 100 slices, %d with 2", many, few)
 	}
 }
+
+// The endpoints of a Service stay in parts where these are many, and where parts and ports together are not too many.
+func TestMany(t *testing.T) {
+	for _, c := range []struct {
+		slices, endpoints, ports int
+		want                     bool
+	}{
+		{1, 1001, 1, false}, {2, 500, 1, false}, {2, 501, 1, true}, {1001, 1, 1, true}, {1000, 100, 100, true},
+		{1001, 1, 100, false}, {1001, 1, 20_000, false}, {2, 1000, 50_000, true}, {2, 1000, 50_001, false},
+	} {
+		objs := kube.Objects{Services: []*corev1.Service{largeService()}}
+		s := objs.Services[0]
+		for i := range c.ports - 1 {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", i), Port: int32(1000 + i)})
+		}
+		var list []*discoveryv1.EndpointSlice
+		for i := range c.slices {
+			list = append(list, largeSlice(i, c.endpoints))
+		}
+		objs.EndpointSlices = roll.From(list)
+		svc := Translate(objs, Options{Node: "n"}).Services.Services.At(0)
+		if got := len(svc.Parts) > 0; got != c.want || svc.Len() != c.slices*c.endpoints {
+			t.Errorf("%d slices of %d endpoints, %d ports: parts %v, want %v, and %d endpoints", c.slices, c.endpoints, c.ports, got, c.want, svc.Len())
+		}
+	}
+}
+
+// Nothing is remembered of the parts of a Service that has none any longer.
+func TestPartsForgotten(t *testing.T) {
+	large := []*discoveryv1.EndpointSlice{largeSlice(0, 600), largeSlice(1, 600)}
+	for name, change := range map[string]func(*kube.Objects){
+		"fewer endpoints": func(o *kube.Objects) {
+			o.EndpointSlices = roll.From([]*discoveryv1.EndpointSlice{large[0], largeSlice(1, 3)})
+		},
+		"too many": func(o *kube.Objects) {
+			o.EndpointSlices = roll.From(append(slices.Clone(large), largeSlice(2, mostPairs)))
+		},
+		"another's name": func(o *kube.Objects) {
+			o.Services[0].Spec.Type, o.Services[0].Spec.ExternalName = corev1.ServiceTypeExternalName, "a.example"
+		},
+		"no Service at all": func(o *kube.Objects) { o.Services = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			objs := kube.Objects{Services: []*corev1.Service{largeService()}, EndpointSlices: roll.From(large)}
+			var m Translator
+			m.Translate(objs, Options{Node: "n"})
+			known := func() int { return len(m.services.parts.known) + len(m.services.leading.parts.known) }
+			if n := known(); n != 2 {
+				t.Fatalf("%d of 2 stages remember parts", n)
+			}
+			objs.Services = []*corev1.Service{largeService()}
+			change(&objs)
+			m.Translate(objs, Options{Node: "n"})
+			if n := known(); n != 0 {
+				t.Errorf("%d stages still remember parts", n)
+			}
+		})
+	}
+}

@@ -111,11 +111,11 @@ func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) servic
 			moved = append(moved, i)
 		}
 	}
-	joined := s.joined.each(s.fronts.of(settled), compareFronts, moved, say, s.join)
-	s.parts.only(func(name objectName) bool { _, there := indexOf(settled, name); return there })
+	served := s.served.of(s.joined.each(s.fronts.of(settled), compareFronts, moved, say, s.join))
+	s.parts.only(served)
 	names := s.dns.each(settled, compareFronts, renamed, say, s.name)
 	return serviceList{
-		list:  s.leading.of(s.served.of(joined), leads{around: a, claims: &s.claims}, say),
+		list:  s.leading.of(served, leads{around: a, claims: &s.claims}, say),
 		names: s.names.once(identity(names), say, func(*kube.Report) []*dns.Service { return without(names, nil) }),
 	}
 }
@@ -171,7 +171,7 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 			out.Ports[i].NodePort = 0
 		}
 	}
-	if list := s.slices.of[f.name()]; many(list) {
+	if list := s.slices.of[f.name()]; many(list, len(f.Ports)) {
 		out.Parts = s.partsOf(f.name(), list, say)
 	} else {
 		out.Endpoints = endpoints(list, s.site, say)
