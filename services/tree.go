@@ -204,7 +204,7 @@ func (t *tree) search(id uint64) (i int, found bool) {
 }
 
 // winner returns the backend for a hash. t must not be empty. Only the upper part of ids counts, so that ports with the
-// same pods choose alike.
+// same pods choose alike. The whole id decides among backends of one pod or host, which serve at several port numbers.
 func (t *tree) winner(h uint64) *backend {
 	for t.ways != nil {
 		h = finish(h + mixA) // every fork has bits of its own
@@ -217,7 +217,8 @@ func (t *tree) winner(h uint64) *backend {
 	}
 	best, most := 0, score(h, t.leaf[0].id&podMask)
 	for i := 1; i < len(t.leaf); i++ {
-		if w := score(h, t.leaf[i].id&podMask); w > most {
+		w := score(h, t.leaf[i].id&podMask)
+		if w > most || w == most && score(h, t.leaf[i].id) > score(h, t.leaf[best].id) {
 			best, most = i, w
 		}
 	}

@@ -108,3 +108,23 @@ func BenchmarkWinner(b *testing.B) {
 		})
 	}
 }
+
+// Every backend of a tree is chosen about as often, also where several serve at the ports of one host.
+func TestTreeOfHosts(t *testing.T) {
+	for _, ports := range []int{1, 2, 16, 40} {
+		var list []backend
+		for k := range 1600 {
+			list = append(list, backend{id: backendID(finish(uint64(k/ports))&podMask, 7, uint16(8000+k%ports))})
+		}
+		slices.SortFunc(list, func(a, b backend) int { return cmp.Compare(a.id, b.id) })
+		whole, chosen := newTree(list), map[uint64]int{}
+		for h := range uint64(200 * len(list)) {
+			chosen[whole.winner(finish(h)).id]++
+		}
+		for _, b := range list {
+			if n := chosen[b.id]; n < 50 || n > 800 {
+				t.Errorf("%d ports on a host: backend %x is chosen %d times, want about 200", ports, b.id, n)
+			}
+		}
+	}
+}
