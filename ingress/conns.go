@@ -130,7 +130,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 	pause, counted := g.calm.pause(owner, now)
 	if !g.worthwhile(owner, now) {
 		g.stats.refused.Add(1)
-		if g.limbo == nil || !g.limbo.Hold(c, owner) { // a client that is reset at once dials again at once
+		if !g.limbo.Hold(c, owner) { // a client that is reset at once dials again at once
 			c.Close()
 		}
 		return nil, false

@@ -200,9 +200,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.cut()
 	s.server.Close()
 	s.guests.lobby.Open() // those who wait are closed
-	if s.guests.limbo != nil {
-		s.guests.limbo.Close()
-	}
+	s.guests.limbo.Close()
 	s.upgrades.close()
 	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
 	s.backends.close()

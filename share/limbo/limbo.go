@@ -4,10 +4,16 @@
 // # Where they are
 //
 // A connection in limbo has no descriptor, no goroutine and no place in a poller: it is a message under way in a pair of
-// Unix sockets that nobody reads (SCM_RIGHTS, unix(7)), and the kernel ends it when the pair is closed. What its client
-// sends wakes nobody, and the kernel keeps a few KiB of it. So the limit of the process's
-// descriptors does not bound how many are kept, but another one does: a user may have as many descriptors under way as
-// RLIMIT_NOFILE says, all of its processes together, and the keeper needs a few. See New.
+// Unix sockets that nobody reads (SCM_RIGHTS, unix(7)), and the kernel ends it when the pair is closed. So the limit of
+// the process's descriptors does not bound how many are kept, but another one does: a user may have as many descriptors
+// under way as RLIMIT_NOFILE says, all of its processes together, and the keeper needs a few. See New.
+//
+// # What they cost the kernel
+//
+// What a client sent before is thrown away, and a connection with data that cannot be, as behind a gap, is not kept.
+// What the client sends later wakes nobody. The kernel drops it once it has 8 KiB, but it takes whole what the network
+// card joined into one piece, which is 64 KiB at most and 33 KiB over loopback. A client whose window was full is told
+// one of 4 KiB.
 //
 // # Whose they are
 //
@@ -31,8 +37,14 @@ const (
 	// longest is how long a connection is kept at most, and perSecond how many of the client's own make it a second more.
 	longest   = 8 * time.Second
 	perSecond = 256
-	// unread is how much the kernel keeps of what a client sends, in bytes; it takes twice as much for it.
+	// unread is the receive buffer of a connection that is kept, in bytes; the kernel doubles it (socket(7)).
 	unread = 4 << 10
+	// mostUnread is how much memory a connection that is kept may have in its receive queues, in bytes.
+	mostUnread = 16 << 10
+	// discards is how often unread data is thrown away, and discarded how much of it at once. A call ends early at the
+	// mark of urgent data.
+	discards  = 4
+	discarded = 64 << 10
 	// slot is how exactly the time is kept. Connections that end in the same slot share pairs.
 	slot = 250 * time.Millisecond
 )
@@ -68,10 +80,11 @@ func timeOf(held int) time.Duration {
 }
 
 // Hold takes c over, and resets it after a second, or up to eight if owner has many in limbo. It reports false, and
-// leaves c to the caller, when there is no place for c or it is no socket of the kernel's.
+// leaves c to the caller, when there is no place for c, the kernel has much unread data for it that cannot be thrown away,
+// or it is no socket of the kernel's. In a nil Limbo there is no place.
 func (l *Limbo[K]) Hold(c net.Conn, owner K) bool {
 	s, ok := c.(syscall.Conn)
-	if !ok {
+	if l == nil || !ok {
 		return false
 	}
 	raw, err := s.SyscallConn()
@@ -98,10 +111,15 @@ func (l *Limbo[K]) put(raw syscall.RawConn, owner K) bool {
 	}
 	sent := false
 	err := raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, unread)
+		if !empty(int(fd)) {
+			return
+		}
 		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // a reset in the end
 		to := r.pairs[len(r.pairs)-1][0]
-		sent = unix.Sendmsg(to, []byte{0}, unix.UnixRights(int(fd)), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) == nil
+		err := unix.Sendmsg(to, []byte{0}, unix.UnixRights(int(fd)), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if sent = err == nil; err == unix.EAGAIN {
+			r.last = PerPair // the pair is full, so the next one gets another
+		}
 	})
 	if err != nil || !sent {
 		return false
@@ -110,6 +128,21 @@ func (l *Limbo[K]) put(raw syscall.RawConn, owner K) bool {
 	r.of[owner]++
 	l.held[owner]++
 	return true
+}
+
+// empty throws away what a socket has received, and reports whether the kernel keeps little for it now. The buffer is
+// made small first, so that the client is not told of all the room.
+func empty(fd int) bool {
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, unread)
+	for range discards {
+		// TCP takes no buffer with MSG_TRUNC, since it throws the data away (tcp(7)).
+		n, _, err := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), 0, discarded, unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
+		if err != 0 || n == 0 {
+			break
+		}
+	}
+	memory, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO) // the first value is SK_MEMINFO_RMEM_ALLOC
+	return err == nil && memory <= mostUnread
 }
 
 // widen gives the room of a slot, which is nil at first, one more pair. It returns nil when there are enough.
@@ -160,8 +193,11 @@ func (r *room[K]) end() {
 	}
 }
 
-// Close resets all connections. Hold reports false from then on.
+// Close resets all connections. Hold reports false from then on. It does nothing in a nil Limbo.
 func (l *Limbo[K]) Close() {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true

@@ -9,7 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tapestry.dev/tapestry/share/conns"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // pairOf returns both ends of a connection on loopback.
@@ -147,4 +150,107 @@ func TestDescriptors(t *testing.T) {
 			t.Error("a pipe was taken")
 		}
 	})
+}
+
+// control calls do with the descriptor of c.
+func control(t *testing.T, c net.Conn, do func(fd int)) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { do(int(fd)) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// memory returns what the kernel keeps in the receive queues of a socket, in bytes.
+func memory(t *testing.T, fd int) int {
+	t.Helper()
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestUnread: what a client sent before its connection is kept costs no memory any more, and little of what it goes on
+// to send does. A connection of which not everything is thrown away is left to the caller.
+func TestUnread(t *testing.T) {
+	l, in := listen(t), New[string](2)
+	defer in.Close()
+	for _, test := range []struct {
+		buffer, least int
+		held          bool
+	}{
+		{0, 64 << 10, true},
+		{1 << 20, discards*discarded + 2*mostUnread, false},
+	} {
+		client, c := pairOf(t, l)
+		var dup int
+		control(t, c, func(fd int) {
+			if test.buffer > 0 {
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, test.buffer)
+			}
+			var err error
+			if dup, err = unix.Dup(fd); err != nil {
+				t.Error(err)
+			}
+		})
+		defer unix.Close(dup)
+		go client.Write(make([]byte, 8<<20)) // until the test ends
+		await.Until(t, "the client sent as much as its window allows", func() (full bool) {
+			control(t, client, func(fd int) {
+				info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+				full = err == nil && info.Unacked == 0 && info.Notsent_bytes > 0
+			})
+			return full && memory(t, dup) > test.least
+		})
+		before := memory(t, dup)
+		if got := in.Hold(c, "a"); got != test.held {
+			t.Errorf("with %d bytes of memory: Hold is %v", before, got)
+		}
+		if after := memory(t, dup); test.held && after > mostUnread {
+			t.Errorf("%d bytes of memory are taken, of %d before", after, before)
+		}
+	}
+}
+
+// TestFullPair: the buffer of a pair may be full before its time, as where it is smaller. The next connection then gets
+// another pair.
+func TestFullPair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, in := listen(t), New[string](2*2)
+		defer in.Close()
+		hold := func() bool {
+			_, c := pairOf(t, l)
+			return in.Hold(c, "a")
+		}
+		if !hold() {
+			t.Fatal("there was no place")
+		}
+		for _, r := range in.slots {
+			if err := unix.SetsockoptInt(r.pairs[0][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil { // the least there is
+				t.Fatal(err)
+			}
+		}
+		n := 1
+		for n < PerPair && hold() {
+			n++
+		}
+		if n == PerPair || in.pairs != 1 {
+			t.Fatalf("a small pair took %d", n)
+		}
+		if !hold() || in.pairs != 2 {
+			t.Errorf("nothing is kept after a pair was full; there are %d pairs", in.pairs)
+		}
+	})
+}
+
+func TestNone(t *testing.T) {
+	var none *Limbo[string]
+	defer none.Close()
+	if _, c := pairOf(t, listen(t)); none.Hold(c, "a") {
+		t.Error("a nil Limbo took a connection")
+	}
 }
