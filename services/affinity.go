@@ -46,40 +46,23 @@ func (s *set) backend(id uint64) *backend {
 	return s.at(i)
 }
 
-// changedOf returns the backends of Services with session affinity that may be chosen in the pieces gone or in the
-// pieces come, but not in both. Sessions with one that left end. So do those with one that comes: they were begun with a Table
-// that did not know yet that the backend had left.
-func changedOf(gone, come []*piece) map[uint64]struct{} {
-	changed := choosable(gone)
-	for id := range choosable(come) {
-		if _, stays := changed[id]; stays {
-			delete(changed, id)
-			continue
-		}
-		if changed == nil {
-			changed = map[uint64]struct{}{}
-		}
-		changed[id] = struct{}{}
-	}
-	return changed
-}
-
-// choosable returns the backends in the pieces of Services with session affinity that may be chosen by some client; nil
-// if there are none.
-func choosable(pieces []*piece) (ids map[uint64]struct{}) {
+// changedOf returns the backends with which clients might have sessions in one of two states and not in the other.
+// pieces are those that differ. Sessions with a backend that left end. So do those with one that comes: they were begun
+// with a Table that did not know yet that the backend had left. One that only goes from one piece to another stays.
+func changedOf(was, is *states, pieces []*piece) (changed map[uint64]struct{}) {
 	for _, p := range pieces {
 		if !p.affinity {
 			continue
 		}
 		for _, s := range p.states {
-			if s.is < packet.BackendServing {
+			if !s.sticky || was.sticky(s.id) == is.sticky(s.id) {
 				continue
 			}
-			if ids == nil {
-				ids = map[uint64]struct{}{}
+			if changed == nil {
+				changed = map[uint64]struct{}{}
 			}
-			ids[s.id] = struct{}{}
+			changed[s.id] = struct{}{}
 		}
 	}
-	return ids
+	return changed
 }

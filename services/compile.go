@@ -52,6 +52,13 @@ type piece struct {
 type state struct {
 	id uint64
 	is packet.BackendState
+	// sticky is set when clients may have sessions with it: the Service has session affinity, and it may be chosen.
+	sticky bool
+}
+
+// add records the state of a backend.
+func (p *piece) add(id uint64, is packet.BackendState) {
+	p.states = append(p.states, state{id, is, p.affinity && is >= packet.BackendServing})
 }
 
 // stateOf returns the state of an endpoint of s. It is the same for all clients: an endpoint is ready even if it gets
@@ -262,7 +269,7 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
 		if e := t.Endpoint; familyOf(is4).has(e.Addr) {
-			b.states = append(b.states, state{backendID(t.pod, id, t.Port), stateOf(s, e)})
+			b.add(backendID(t.pod, id, t.Port), stateOf(s, e))
 		}
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
@@ -289,7 +296,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 		}
 		id := backendID(pod, port, t.Port)
 		if stateOf(b.s, t.Endpoint) != packet.BackendReady { // one that terminates, where none is ready
-			b.states = append(b.states, state{id, packet.BackendReady})
+			b.add(id, packet.BackendReady)
 			ending = true
 		}
 		bs = append(bs, backend{id, packet.Endpoint{Addr: packet.AddrFrom(t.Endpoint.Addr), Port: t.Port}})

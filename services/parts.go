@@ -119,7 +119,7 @@ func (b *unitBuilder) candidates(j int, family Family, serving []Target, to *pie
 			continue
 		}
 		x := candidate{backend: backend{backendID(t.pod, id, t.Port), packet.Endpoint{Addr: packet.AddrFrom(e.Addr), Port: t.Port}}}
-		to.states = append(to.states, state{x.id, stateOf(b.s, e)})
+		to.add(x.id, stateOf(b.s, e))
 		in := func(g group, is bool) {
 			if is {
 				x.in |= 1 << g
@@ -190,7 +190,7 @@ func (b *unitBuilder) unitedSet(u united, empty packet.ChoiceKind) set {
 	}
 	if s.ending = u.group == isEnding || u.group == isEndingHere; s.ending {
 		for i := range s.size() {
-			b.states = append(b.states, state{s.at(i).id, packet.BackendReady})
+			b.add(s.at(i).id, packet.BackendReady)
 		}
 	}
 	return s

@@ -204,3 +204,56 @@ func BenchmarkEndpointInLarge(b *testing.B) {
 		})
 	}
 }
+
+// parted returns the Config of a Service with session affinity, each list of whose endpoints is a part.
+func parted(lists ...[]Endpoint) Config {
+	c := scaled(0)
+	for _, list := range lists {
+		c.Services.At(0).Parts = append(c.Services.At(0).Parts, &Part{list})
+	}
+	return c
+}
+
+// An endpoint that goes from one part to another, and is in both meanwhile, is there all the time: clients keep their
+// sessions with it, and nothing that arrives for it is led elsewhere.
+func TestEndpointMovesAmongParts(t *testing.T) {
+	first, second, moves := eps("10.0.0.1 a rs", "10.0.0.2 a rs"), eps("10.0.0.3 a rs", "10.0.0.4 a rs"), ep("10.0.0.5 a rs")
+	both := func(list []Endpoint) []Endpoint { return append(slices.Clone(list), moves) }
+	config := parted(both(first), second)
+	table, _ := NewTable(config)
+	const clients = 200
+	pick := func(i int) packet.Choice { return table.Pick(tuple(fmt.Sprintf("tcp 10.0.9.%d:1000 10.96.0.1:80", i))) }
+	at := 0
+	for i := range clients {
+		if pick(i).To.Addr == packet.AddrFrom(moves.Addr) {
+			at++
+		}
+	}
+	steered := func() bool { return table.Steer(tuple("tcp 10.0.9.9:1000 10.0.0.5:8080"), false).Kind == packet.Picked }
+	change := func(parts ...*Part) {
+		s := *config.Services.At(0)
+		s.Parts = parts
+		config.Services = roll.Of(&s)
+		table, _ = table.Update(config)
+	}
+	with, without := []*Part{config.Services.At(0).Parts[0], {both(second)}}, []*Part{{first}, {second}}
+	for _, step := range []struct {
+		name  string
+		parts []*Part
+	}{{"it is in both", with}, {"it is in the second", []*Part{without[0], with[1]}}, {"it is in both again", with}} {
+		change(step.parts...)
+		if n := table.Affinity.Stats().Sessions; n != clients {
+			t.Errorf("%s: %d of %d sessions are left", step.name, n, clients)
+		}
+		if steered() {
+			t.Errorf("%s: connections to it are led elsewhere", step.name)
+		}
+	}
+	change(without...)
+	if n := table.Affinity.Stats().Sessions; at == 0 || n != clients-at {
+		t.Errorf("it is gone: %d sessions are left, want %d", n, clients-at)
+	}
+	if !steered() {
+		t.Error("it is gone: connections to it are led nowhere else")
+	}
+}

@@ -129,10 +129,13 @@ func (b *unitBuilder) stand(p *Port, serving []Target, to *piece) {
 	}
 }
 
-// standings returns those of all pieces.
-func standings(pieces []*piece) (list []leaving.Endpoint) {
-	for _, p := range pieces {
-		list = append(list, p.standing...)
+// standings returns those of all units, with all of their parts: an endpoint may go from one part to another.
+func standings(units []*unit) (list []leaving.Endpoint) {
+	for _, u := range units {
+		list = append(list, u.standing...)
+		for _, p := range u.parts {
+			list = append(list, p.standing...)
+		}
 	}
 	return list
 }

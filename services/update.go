@@ -42,9 +42,9 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		next.pods = podIDs(c.Pods)
 	}
 	next.hosts = next.hostPortsOf()
-	t.Affinity.Forget(changedOf(out, in))
+	t.Affinity.Forget(changedOf(&t.states, &next.states, slices.Concat(out, in)))
 	t.exchange(gone, come)
-	t.Leaving.Change(standings(out), standings(in))
+	t.Leaving.Change(standings(gone), standings(come))
 	return next, next.problems()
 }
 
@@ -326,9 +326,15 @@ func (p *places) with(gone, come []*piece, of func(*piece) []frontKey) places {
 	return places{e.Done()}
 }
 
-// tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the
-// same backend only if their ids collide, or if a Config lists a Service twice.
-type tally struct{ all, serving, ready int32 }
+// tally counts how often the units list a backend, and how often as serving, as ready and as sticky. Different Services
+// count the same backend only if their ids collide, or if a Config lists a Service twice.
+type tally struct{ all, serving, ready, sticky int32 }
+
+// sticky reports whether clients may have sessions with a backend.
+func (s *states) sticky(id uint64) bool {
+	n, _ := s.Get(finish(id), id)
+	return n.sticky > 0
+}
 
 func (s *states) of(id uint64) packet.BackendState {
 	var n tally
@@ -356,6 +362,9 @@ func (s *states) with(gone, come []*piece) states {
 			n.ready += by
 		case packet.BackendServing:
 			n.serving += by
+		}
+		if st.sticky {
+			n.sticky += by
 		}
 		if n.all == 0 {
 			e.Delete(h, st.id)
