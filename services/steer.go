@@ -19,14 +19,15 @@ func (t *Table) Steer(tuple *packet.Tuple, wrapped bool) packet.Choice {
 	if len(ports) == 0 || len(ports) > mostPorts {
 		return packet.Choice{}
 	}
-	var all [mostPorts]*set
+	var all [mostPorts]portSet
 	counted := false
 	for i := range ports {
 		u, j := t.portAt(&ports[i])
 		if u == nil {
 			return packet.Choice{} // one of its Services is gone
 		}
-		if all[i] = &u.sets[setIndex(j, false, tuple.Dst.Is4())]; all[i].ending {
+		all[i] = portSet{&u.sets[setIndex(j, false, tuple.Dst.Is4())], leavingID(&ports[i])}
+		if all[i].ending {
 			return packet.Choice{}
 		}
 		counted = counted || i == 0 && u.held != nil
@@ -35,6 +36,12 @@ func (t *Table) Steer(tuple *packet.Tuple, wrapped bool) packet.Choice {
 		return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: counted}
 	}
 	return packet.Choice{}
+}
+
+// portSet is the set of backends of a Service port, and the port's portID.
+type portSet struct {
+	*set
+	port uint64
 }
 
 const (
@@ -46,7 +53,7 @@ const (
 
 // instead returns a backend of the first set that is in all others, too, and can take the place of the tuple's
 // destination: one on this node if there is one among mostTries, else any; nil if there is none.
-func (t *Table) instead(all []*set, tuple *packet.Tuple, wrapped bool) (best *backend) {
+func (t *Table) instead(all []portSet, tuple *packet.Tuple, wrapped bool) (best *backend) {
 	h, n := flowHash(tuple), uint64(all[0].size())
 	for i := range min(n, mostTries) {
 		b := all[0].at(int((h>>32 + i) % n))
@@ -65,14 +72,9 @@ func (t *Table) instead(all []*set, tuple *packet.Tuple, wrapped bool) (best *ba
 }
 
 // inAll reports whether the server of b serves at the same address and port in all sets.
-func inAll(sets []*set, b *backend) bool {
-	for _, s := range sets {
-		// Backends are sorted by their ids, whose upper part is the server's.
-		j, _ := s.search(b.id & podMask)
-		for j < s.size() && s.at(j).id&podMask == b.id&podMask && s.at(j).to != b.to {
-			j++
-		}
-		if j == s.size() || s.at(j).to != b.to {
+func inAll(sets []portSet, b *backend) bool {
+	for i := range sets {
+		if same := sets[i].backend(backendID(b.id&podMask, sets[i].port, b.to.Port)); same == nil || same.to != b.to {
 			return false
 		}
 	}
@@ -92,14 +94,17 @@ func (t *Table) portAt(p *leaving.Port) (*unit, int) {
 	return t.units.At(i), j
 }
 
+// leavingID returns the portID of a Service port.
+func leavingID(p *leaving.Port) uint64 {
+	return portID(&Service{Namespace: p.Namespace, Name: p.Name}, &Port{Name: p.Port, Protocol: p.Proto})
+}
+
 // steers reports whether the tuple's destination is an endpoint that leaves the Service port for which Steer returned
 // the backend.
 func (t *Table) steers(tuple *packet.Tuple, backend uint64, port uint16) bool {
 	ports := t.Leaving.Leaving(leaving.Key{Endpoint: packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}, Proto: tuple.Proto})
 	for i := range ports {
-		p := &ports[i]
-		id := portID(&Service{Namespace: p.Namespace, Name: p.Name}, &Port{Name: p.Port, Protocol: p.Proto})
-		if backend&^podMask == backendID(0, id, port) {
+		if backend&^podMask == backendID(0, leavingID(&ports[i]), port) {
 			return true
 		}
 	}

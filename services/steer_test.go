@@ -3,6 +3,7 @@ package services
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -120,5 +121,34 @@ func TestSteerWhereItArrives(t *testing.T) {
 		if !table.IsEndpoint(packet.EndpointFrom(netip.MustParseAddrPort("198.51.100.9:8080")), packet.TCP) && c.list[1].Node == "" {
 			t.Errorf("%s: clients outside are told that it is no endpoint", c.name)
 		}
+	}
+}
+
+// BenchmarkSteer leads connections away from an endpoint of two Services, with one host's many ports as the others:
+// nearly none of them is in both Services.
+func BenchmarkSteer(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			lists := [2][]Endpoint{eps("10.0.0.1 a st"), eps("10.0.0.1 a st")}
+			for i := range 2 * n {
+				e := ep("10.0.1.2 b rs")
+				e.Ports = []EndpointPort{{"web", packet.TCP, uint16(10_000 + i)}}
+				lists[i%2] = append(lists[i%2], e)
+			}
+			var table *Table
+			c := Config{Node: "a"}
+			for i, list := range lists {
+				c.Services = c.Services.Append(&Service{
+					Namespace: "d", Name: string(rune('s' + i)), ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + i)})},
+					Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: list,
+				})
+			}
+			table, _ = Empty(NewState(nil)).Update(c)
+			f := tuple("tcp 10.9.0.1:30000 10.0.0.1:8080")
+			b.ReportAllocs()
+			for b.Loop() {
+				table.Steer(f, false)
+			}
+		})
 	}
 }
