@@ -64,7 +64,7 @@ type conn struct {
 	owner   netip.Prefix
 	claim   share.Claim[netip.Prefix, *conn]
 	stay    share.Stay[netip.Prefix, *conn]
-	later   *laterListener // accepts the connection if it waits in the lobby
+	later   *laterListener // accepts the connection if it waits in the lobby; set before it enters
 	touched atomic.Int64   // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
 	pause  time.Duration
@@ -86,8 +86,8 @@ type conn struct {
 	ending sync.Once
 }
 
-// end closes the connection at once, or ends its waiting, and with it what its requests hold at backends: net/http does not notice a closed
-// connection that was upgraded, or whose request has a body that nobody reads.
+// end closes the connection at once, or ends its waiting, and with it what its requests hold at backends: net/http does
+// not notice a closed connection that was upgraded, or whose request has a body that nobody reads.
 func (c *conn) end() {
 	_ = c.Conn.Close()
 	c.ending.Do(func() { close(c.ended) })
@@ -97,8 +97,7 @@ func (c *conn) end() {
 	}
 }
 
-// guestListener accepts the connections for which guests has a place, and closes the others. Those that have to wait go
-// to later.
+// guestListener accepts the connections that guests admits. Those that have to wait go to later.
 type guestListener struct {
 	net.Listener
 	guests *guests
@@ -115,7 +114,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 		if !ok {
 			continue
 		}
-		admitted.later = l.later
+		admitted.later = l.later // before Enter, since its turn may come at once
 		if l.guests.lobby.Enter(&admitted.stay, admitted.owner) {
 			return admitted, nil
 		}
@@ -124,7 +123,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 }
 
 // admit charges a connection to its owner. When all places are taken it closes a connection of a client with more, or
-// one of the same client, or closes c and reports false.
+// one of the same client, or reports false: c is then closed, or in limbo until it is reset.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	now, owner := time.Now(), addressing.Client(remote(c))
 	pause, counted := g.calm.pause(owner, now)
@@ -190,7 +189,7 @@ func (r *replacements) may(owner netip.Prefix, now time.Time) bool {
 // in the lobby. A connection of which nothing was read otherwise has none.
 func (c *conn) inUse() bool {
 	if c.touched.Load() == 0 {
-		return c.guests.lobby.Waits(&c.stay) && !conns.Gone(c.Conn)
+		return c.guests.lobby.Waits(&c.stay) && !conns.Left(c.Conn)
 	}
 	return !c.idle.Load()
 }

@@ -46,14 +46,16 @@ func (l *laterListener) Close() error {
 
 func (l *laterListener) Addr() net.Addr { return l.addr }
 
-// arrive has a connection accepted that waited in the lobby. One whose client did not wait for it is closed.
-func arrive(c *conn) {
-	if !conns.Gone(c.Conn) {
+// arrive has a connection accepted that waited in the lobby. One whose client did not wait for it, which it may say by
+// sending no more, is closed, and arrive reports false.
+func arrive(c *conn) bool {
+	if !conns.Left(c.Conn) {
 		select {
 		case c.later.arrivals <- c:
-			return
+			return true
 		case <-c.later.closed:
 		}
 	}
 	c.Close()
+	return false
 }

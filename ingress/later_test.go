@@ -6,10 +6,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"tapestry.dev/tapestry/share/conns"
 )
 
 // asking is a Server in a bubble whose backend is never reached.
@@ -21,9 +24,11 @@ type asking struct {
 
 func newAsking(t *testing.T, o Options) *asking {
 	o.Endpoints = endpointsIn
-	o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
 	}
 	a := &asking{Server: New(o), pipes: make(pipes), served: make(chan error, 1)}
 	if err := a.Set(anyRoute(netip.MustParseAddrPort("192.0.2.9:80"))); err != nil {
@@ -208,4 +213,69 @@ func TestRefusedAreKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWhoLeftTakesNoTurn: a connection whose client sends no more, or is gone, is closed when its turn comes, and the next
+// one has the turn. It does not count as in use while it waits.
+func TestWhoLeftTakesNoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		defer s.Shutdown(context.Background())
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		later := newLaterListener(l.Addr())
+		defer later.Close()
+		dial := func() (client *net.TCPConn, entered *conn, atOnce bool) {
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cn, ok := s.guests.admit(accepted)
+			if !ok {
+				t.Fatal("a connection was refused")
+			}
+			t.Cleanup(func() { c.Close(); cn.Close() })
+			cn.later = later
+			return c.(*net.TCPConn), cn, s.guests.lobby.Enter(&cn.stay, cn.owner)
+		}
+		for range fewAtOnce {
+			if _, _, atOnce := dial(); !atOnce {
+				t.Fatal("one of the first waits")
+			}
+		}
+		for i := range 20 {
+			client, waits, atOnce := dial()
+			if atOnce || !waits.inUse() {
+				t.Fatal("one more does not wait, or is not in use meanwhile")
+			}
+			if i%2 == 0 {
+				client.CloseWrite()
+			} else {
+				client.SetLinger(0)
+				client.Close()
+			}
+			for !conns.Left(waits.Conn) { // the kernel passes it on within the call, or soon
+				runtime.Gosched()
+			}
+			if waits.inUse() {
+				t.Error("one whose client left is in use")
+			}
+		}
+		_, last, _ := dial()
+		time.Sleep(beginEvery) // enough for one turn, and not for 21
+		arrived, err := later.Accept()
+		if err != nil || arrived != last {
+			t.Errorf("%v came, %v", arrived, err)
+		}
+		if n := s.Stats().Conns; n != fewAtOnce+1 {
+			t.Errorf("%d connections are left, want %d", n, fewAtOnce+1)
+		}
+	})
 }

@@ -12,7 +12,7 @@ import (
 type Lobby[K comparable, V any] struct {
 	free  int
 	every time.Duration
-	admit func(V)
+	admit func(V) bool
 
 	mu     sync.Mutex // guards what follows, and every Stay except Value
 	inside map[K]int
@@ -21,21 +21,23 @@ type Lobby[K comparable, V any] struct {
 	open   bool
 }
 
-// Stay is a thing of one owner: outside at first, then in the line or inside, and outside in the end, for good. It must
-// not be copied.
+// Stay is a thing of one owner: outside at first, then in the line, inside, or both one after the other, and outside in
+// the end, for good. One that enters after it has left, or when the Lobby is open, stays outside. It must not be copied.
 type Stay[K comparable, V any] struct {
 	// Value belongs to the caller, who sets it before Enter.
 	Value V
 
 	key    K
 	place  Place[K, *Stay[K, V]]
-	inside bool
+	inside bool // counted in the Lobby's inside
+	comes  bool // admit is called
 	left   bool
 }
 
 // NewLobby returns a Lobby that lets owners in at once who have fewer than free inside, and the others one by one after
-// every. It calls admit for each who waited and goes in now, without a lock, so admit may call the Lobby.
-func NewLobby[K comparable, V any](free int, every time.Duration, admit func(V)) *Lobby[K, V] {
+// every. It calls admit for each who waited and may go in now, without a lock, so admit may call the Lobby. admit
+// reports whether the one goes in: who does not has left, and the next one comes in the same turn.
+func NewLobby[K comparable, V any](free int, every time.Duration, admit func(V) bool) *Lobby[K, V] {
 	return &Lobby[K, V]{free: free, every: every, admit: admit, inside: map[K]int{}}
 }
 
@@ -59,31 +61,19 @@ func (l *Lobby[K, V]) Enter(s *Stay[K, V], key K) bool {
 	return false
 }
 
-// Leave ends the waiting of s, or its time inside. When one of its owner waits, that one goes in instead. Further calls
-// do nothing.
+// Leave ends the waiting of s, or its time inside. When fewer than free of its owner are inside then, the next one of the
+// owner who waits goes in. Further calls do nothing.
 func (l *Lobby[K, V]) Leave(s *Stay[K, V]) {
 	l.mu.Lock()
-	if s.left {
-		l.mu.Unlock()
-		return
-	}
 	s.left = true
 	l.line.Remove(&s.place)
-	var next *Stay[K, V]
-	if s.inside {
-		if l.inside[s.key]--; l.inside[s.key] == 0 {
-			delete(l.inside, s.key)
-		}
-		if l.inside[s.key] < l.free {
-			if p := l.line.NextOf(s.key); p != nil {
-				next = p.Value
-				l.let(next)
-			}
-		}
+	ends, key := s.inside && !s.comes, s.key // bring counts out who comes
+	if ends {
+		l.out(s)
 	}
 	l.mu.Unlock()
-	if next != nil {
-		l.admit(next.Value)
+	if ends {
+		l.fill(key)
 	}
 }
 
@@ -109,19 +99,60 @@ func (l *Lobby[K, V]) let(s *Stay[K, V]) {
 	l.inside[s.key]++
 }
 
+// out no longer counts s. The mutex is held.
+func (l *Lobby[K, V]) out(s *Stay[K, V]) {
+	s.inside = false
+	if l.inside[s.key]--; l.inside[s.key] == 0 {
+		delete(l.inside, s.key)
+	}
+}
+
+// bring takes the one out of the line whom call returns, and has it admitted. It reports whether there was one, and
+// whether it went in. call is called with the mutex held.
+func (l *Lobby[K, V]) bring(call func() *Place[K, *Stay[K, V]]) (key K, there, in bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := call()
+	if p == nil {
+		return key, false, false
+	}
+	s := p.Value
+	l.let(s)
+	s.comes = true
+	l.mu.Unlock()
+	in = l.admit(s.Value)
+	l.mu.Lock()
+	s.comes = false
+	if s.left = s.left || !in; s.left {
+		l.out(s)
+	}
+	return s.key, true, in
+}
+
+// fill lets those of an owner in who wait, while fewer than free are inside.
+func (l *Lobby[K, V]) fill(key K) {
+	for there := true; there; {
+		_, there, _ = l.bring(func() *Place[K, *Stay[K, V]] {
+			if l.inside[key] >= l.free {
+				return nil
+			}
+			return l.line.NextOf(key)
+		})
+	}
+}
+
 // next lets the one in whose turn it is, and reports whether there was one.
 func (l *Lobby[K, V]) next() bool {
-	l.mu.Lock()
-	p := l.line.Next()
-	if p != nil {
-		l.let(p.Value)
+	for {
+		key, there, in := l.bring(l.line.Next)
+		if !there {
+			return false
+		}
+		l.fill(key) // one may have left while the other came
+		if in {
+			return true
+		}
 	}
-	l.mu.Unlock()
-	if p == nil {
-		return false
-	}
-	l.admit(p.Value.Value)
-	return true
 }
 
 // arm begins the wait for the next one. The mutex is held.

@@ -18,10 +18,11 @@ func TestLobby(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var in []string
-		wentIn := func(name string) {
+		wentIn := func(name string) bool {
 			mu.Lock()
 			defer mu.Unlock()
 			in = append(in, name)
+			return true
 		}
 		l := NewLobby[string](free, every, wentIn)
 		stays := map[string]*stay{}
@@ -84,21 +85,71 @@ func TestLobby(t *testing.T) {
 	})
 }
 
-// TestLobbyTwin holds a Lobby against lists: nobody is lost or let in twice, nobody of an owner waits while the owner
+// TestLobbyOfTheDead: those that are dead when their turn comes, and leave then, take neither a turn nor a place, however
+// many they are, and no call of admit is within another one.
+func TestLobbyOfTheDead(t *testing.T) {
+	const free, every, many = 2, 10 * time.Millisecond, 1000
+	synctest.Test(t, func(t *testing.T) {
+		var l *Lobby[string, int]
+		stays := make([]Stay[string, int], 2*many+2)
+		admitted, within := 0, 0
+		l = NewLobby[string](free, every, func(i int) bool {
+			if within++; within > 1 {
+				t.Errorf("%d calls of admit at once", within)
+			}
+			defer func() { within-- }()
+			if i%many < free { // alive
+				admitted = i
+				return true
+			}
+			l.Leave(&stays[i])
+			return false
+		})
+		for i := range stays {
+			stays[i].Value = i
+			if at := l.Enter(&stays[i], "a"); at != (i < free) {
+				t.Fatalf("%d: Enter is %v", i, at)
+			}
+		}
+		time.Sleep(every)
+		synctest.Wait()
+		if admitted != many || l.inside["a"] != free+1 {
+			t.Errorf("at the pace %d went in, and %d are inside; want %d, %d", admitted, l.inside["a"], many, free+1)
+		}
+		for i := range free {
+			l.Leave(&stays[i])
+		}
+		if admitted != many+1 || l.inside["a"] != free {
+			t.Errorf("in a free place %d went in, and %d are inside; want %d, %d", admitted, l.inside["a"], many+1, free)
+		}
+		l.Leave(&stays[many])
+		l.Leave(&stays[many+1])
+		if admitted != 2*many+1 || l.inside["a"] != 2 || l.line.Len() != 0 {
+			t.Errorf("in the end %d went in, %d are inside and %d wait", admitted, l.inside["a"], l.line.Len())
+		}
+	})
+}
+
+// TestLobbyTwin holds a Lobby against lists: nobody is lost or let in twice, who is dead when its turn comes takes none, nobody of an owner waits while the owner
 // has room, and the pace lets in whose turn it is.
 func TestLobbyTwin(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		free := 1 + random.IntN(4)
 		inside, waiting := map[*Stay[int, int]]bool{}, map[*Stay[int, int]]bool{}
-		byID := map[int]*Stay[int, int]{}
-		goIn := func(id int) {
+		byID, dead := map[int]*Stay[int, int]{}, map[int]bool{} // who is dead when its turn comes
+		goIn := func(id int) bool {
 			s := byID[id]
+			if waiting[s] && dead[id] {
+				delete(waiting, s)
+				return false
+			}
 			if inside[s] || !waiting[s] {
 				t.Fatalf("seed %d: %d was let in, and was inside or did not wait", seed, id)
 			}
 			delete(waiting, s)
 			inside[s] = true
+			return true
 		}
 		l := NewLobby[int](free, time.Hour, goIn)
 		of := func(set map[*Stay[int, int]]bool, owner int) (n int) {
@@ -122,8 +173,21 @@ func TestLobbyTwin(t *testing.T) {
 					goIn(id)
 				}
 			case pick < 7:
-				if n := len(waiting); l.next() != (n > 0) || len(waiting) != max(0, n-1) {
-					t.Fatalf("seed %d: %d waited, and now %d do", seed, n, len(waiting))
+				alive := func() (n int) {
+					for s := range waiting {
+						if !dead[s.Value] {
+							n++
+						}
+					}
+					return n
+				}
+				if n := alive(); l.next() != (n > 0) || alive() != max(0, n-1) || n == 0 && len(waiting) > 0 {
+					t.Fatalf("seed %d: %d waited, and now %d do", seed, n, alive())
+				}
+			case pick == 7:
+				for s := range waiting {
+					dead[s.Value] = true
+					break
 				}
 			default:
 				for s := range byID {

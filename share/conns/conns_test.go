@@ -81,7 +81,7 @@ func TestSilentFlood(t *testing.T) {
 	}
 }
 
-// A client is gone that has reset its connection, and not one that only sends no more.
+// A client is gone that has reset its connection, and not one that only sends no more, which has left.
 func TestGone(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -99,12 +99,16 @@ func TestGone(t *testing.T) {
 	}
 	ended, server := pair()
 	io.WriteString(ended, "x")
+	if Left(server) {
+		t.Error("a client that may send more has left")
+	}
 	ended.(*net.TCPConn).CloseWrite()
+	await.Until(t, "a client that sends no more has left", func() bool { return Left(server) })
 	if got, err := io.ReadAll(server); string(got) != "x" || err != nil || Gone(server) {
 		t.Errorf("a client that sends no more is gone: %v; it sent %q, %v", Gone(server), got, err)
 	}
 	server.Close()
-	if !Gone(server) {
+	if !Gone(server) || !Left(server) {
 		t.Error("a closed connection is not gone")
 	}
 	reset, server := pair()

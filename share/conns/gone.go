@@ -2,6 +2,7 @@ package conns
 
 import (
 	"net"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -10,7 +11,13 @@ import (
 // Gone reports whether a client has reset its connection, or the connection is closed. What the client sent before is
 // lost with that (RFC 9293 3.10.7.4), though the kernel still gives it to whoever reads. It is false for connections
 // that are not of the kernel.
-func Gone(c net.Conn) bool {
+func Gone(c net.Conn) bool { return in(c, unix.BPF_TCP_CLOSE) }
+
+// Left reports whether a client is Gone or sends no more, since it has ended its direction (RFC 9293 3.6).
+func Left(c net.Conn) bool { return in(c, unix.BPF_TCP_CLOSE, unix.BPF_TCP_CLOSE_WAIT) }
+
+// in reports whether a connection has one of some states of TCP, or is closed.
+func in(c net.Conn, states ...uint8) bool {
 	s, ok := c.(syscall.Conn)
 	if !ok {
 		return false
@@ -19,10 +26,10 @@ func Gone(c net.Conn) bool {
 	if err != nil {
 		return true // it is closed
 	}
-	closed := false
+	there := false
 	err = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		closed = err == nil && info.State == unix.BPF_TCP_CLOSE
+		there = err == nil && slices.Contains(states, info.State)
 	})
-	return closed || err != nil
+	return there || err != nil
 }
