@@ -44,34 +44,40 @@ func (w *worker) asksAnother(s *snapshot, j *journey) bool {
 		return false
 	}
 	seq := j.packet.Segment().Ack - 1 // it acknowledges the SYN alone (RFC 9293 3.10.7.1)
-	return w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j)
+	return w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j, att)
 }
 
 // asksInstead is asksAnother for the SYN itself, whose backend is gone from this node.
 func (w *worker) asksInstead(j *journey) bool {
 	seq := j.packet.Segment().Seq
-	return w.path.knocks(j.from, j.routed).Refuse(&j.orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j)
+	return w.path.knocks(j.from, j.routed).Refuse(&j.orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j, j.from)
 }
 
-// findsAnother ends the journey if there is another backend for w.syn.
-func (w *worker) findsAnother(j *journey) bool {
-	if w.other = w.path.another(&w.syn.Orig, w.syn.Refused()); w.other.Kind != packet.Picked {
+// findsAnother ends the journey if there is another backend for w.syn, and asker, who sent that, may begin one more flow.
+// A pod that is refused on purpose would begin many times as many as its quota says otherwise.
+func (w *worker) findsAnother(j *journey, asker *Attachment) bool {
+	if w.other = w.path.another(&w.syn.Orig, w.syn.Refused()); w.other.Kind != packet.Picked || !asker.paysFlow() {
 		return false
 	}
 	w.forget(j)
 	return !j.drop(Retried) // carry sends the SYN
 }
 
-// askAnother sends w.syn to w.other. The SYN was admitted, and charged to its sender, when it came.
-func (w *worker) askAnother(s *snapshot) {
+// askAnother sends w.syn to w.other. The SYN was admitted when it came. nested says that the stack sent what it is asked
+// for.
+func (w *worker) askAnother(s *snapshot, nested bool) {
 	p := &w.latePacket
 	att, routed := w.path.asker(s, &w.syn.Orig)
 	if att == nil || p.ParseIP(w.syn.IP()) != packet.Good {
 		return
 	}
 	p.VNet, p.Tuple.Space = w.syn.VNet, w.syn.Orig.Space
-	j := journey{packet: p, origin: origin{from: att, routed: routed}, orig: p.Tuple}
-	if _, ok := w.enter(s, &j, w.other); ok {
+	j := journey{packet: p, origin: origin{from: att, routed: routed, nested: nested}, orig: p.Tuple}
+	done, ok := w.enter(s, &j, w.other)
+	if !done {
+		return // the client has sent its SYN again, which another goroutine carries
+	}
+	if ok {
 		_ = w.translate(s, &j) && w.forward(s, &j)
 	}
 	w.carry(s, &j)

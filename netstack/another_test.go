@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // newRefusing is a world in which connections that backends refuse go on to the next of these, whose ids begin at 51.
@@ -212,16 +214,44 @@ func TestRetriedIsCounted(t *testing.T) {
 	}
 }
 
-// TestRetriesAreNotCharged: a pod's quota counts what the pod asks.
-func TestRetriesAreNotCharged(t *testing.T) {
+// TestRetriesAreCharged: a pod whose connections are refused begins no more flows than its quota says, and what is beyond
+// that is refused at once.
+func TestRetriesAreCharged(t *testing.T) {
 	w := newRefusing(t, "10.244.2.10:8080", "10.244.2.11:8080")
-	w.path.SetQuotas(map[string]quota.Quota{"a": {Flows: 1}})
+	now := time.Now()
+	w.path.now = func() time.Time { return now }
+	w.path.SetQuotas(map[string]quota.Quota{"a": {Flows: 2}})
 	w.from("a", synSpec("10.244.1.10:4000", "10.96.0.1:80"))
 	w.expect("b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S")
 	w.from("b", refuses("10.244.1.11:8080", "10.244.1.10:4000"))
 	w.expect("link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.10:8080 S")
 	w.from("node-2", refuses("10.244.2.10:8080", "10.244.1.10:4000"))
-	w.expect("link", "node-2 tcp 10.244.1.10:4000 > 10.244.2.11:8080 S")
+	w.expect("a", "tcp 10.96.0.1:80 > 10.244.1.10:4000 RA")
+	w.silent()
+}
+
+// TestAnotherIsAskedLater: when the stack itself sends a refusal, and the other backend is the stack again, that gets the
+// SYN in another goroutine, since it may hold locks in this one.
+func TestAnotherIsAskedLater(t *testing.T) {
+	w := newRefusing(t)
+	sent := make(chan struct{})
+	w.path.another = func(_ *packet.Tuple, refused []uint64) packet.Choice {
+		if len(refused) == 1 {
+			return picked(51, "10.96.0.10:81") // the stack refuses it
+		}
+		select {
+		case <-sent:
+		case <-time.After(await.Patience):
+			t.Error("the stack has the SYN while it sends")
+		}
+		return packet.Choice{}
+	}
+	w.from("a", synSpec("10.244.1.10:4000", "10.96.0.1:80"))
+	w.expect("b", "tcp 10.244.1.10:4000 > 10.244.1.11:8080 S")
+	w.path.fromRelay(refuses("10.244.1.11:8080", "10.244.1.10:4000").IP(), packet.VNetHdr{})
+	close(sent)
+	w.expect("a", "tcp 10.96.0.1:80 > 10.244.1.10:4000 RA")
+	w.silent()
 }
 
 func TestAnotherAllocatesNothing(t *testing.T) {

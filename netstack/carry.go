@@ -30,7 +30,7 @@ func (w *worker) carry(s *snapshot, j *journey) {
 		}
 	case Dropped:
 		if j.reason == Retried {
-			w.askAnother(s)
+			w.askAnother(s, j.byStack())
 		}
 	}
 	if j.verdict == Answered { // also by toHostSocket
@@ -104,7 +104,7 @@ func (w *worker) toStack(j *journey) {
 		j.drop(Malformed)
 		return
 	}
-	w.path.stack.Deliver(p, &w.turn, j.fromStack())
+	w.path.stack.Deliver(p, &w.turn, j.byStack())
 }
 
 // toHostSocket sends the packet over host sockets. A fragment first waits for the rest of its packet.

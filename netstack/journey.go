@@ -44,9 +44,13 @@ type origin struct {
 	leaving bool        // it came encapsulated from the peer to leave the cluster by this node; see admitExit
 	answers bool        // it came encapsulated from the peer as an answer to what left by that; see admitExit
 	paced   bool        // the sender waits by itself until an attachment's limit has room
+	nested  bool        // it is carried in the course of sending a packet of the stack; see askAnother
 }
 
 func (o *origin) fromStack() bool { return o.from == nil && o.sender == nil }
+
+// byStack reports whether the stack or a relay waits in this goroutine until the packet is carried, perhaps with locks.
+func (o *origin) byStack() bool { return o.nested || o.fromStack() }
 
 // Values of flow.Entry.Via that are no peer's ID: IDs of peers are hashes and practically never this small.
 const (

@@ -41,11 +41,13 @@ func (j *journey) pays(m *quota.Meter) bool {
 // mayBeginOne reports whether the sender may begin one more flow; if not, it ends the journey. A client that is not
 // answered tries again a second later, and so waits by itself.
 func (j *journey) mayBeginOne() bool {
-	if j.from == nil {
-		return true
-	}
-	m := j.from.meter.Load()
-	return m == nil || m.Flow() || j.drop(OverFlows)
+	return j.from == nil || j.from.paysFlow() || j.drop(OverFlows)
+}
+
+// paysFlow reports whether a flow of the attachment's may begin, and pays for it.
+func (a *Attachment) paysFlow() bool {
+	m := a.meter.Load()
+	return m == nil || m.Flow()
 }
 
 // segments returns the number of packets that p becomes on a wire.
