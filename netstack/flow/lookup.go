@@ -36,7 +36,8 @@ func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 		switch {
 		case opens && hit.Dir == Original:
 			hit.State, hit.Checked = SynSent, 0
-		case hit.State == Reset && l.state() == SynSent && hit.Dir == Reply && hit.Backend != 0 && tp.Proto == packet.TCP:
+		case hit.State == Reset && l.state() == SynSent && hit.Dir == Reply && hit.Backend != 0 && tp.Proto == packet.TCP &&
+			s.marks.load()[Reply] == 0: // a flow that was reset is in SynSent again when its client goes on
 			hit.State = Refused
 		}
 	}

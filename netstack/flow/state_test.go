@@ -201,6 +201,7 @@ func TestRefused(t *testing.T) {
 		"by the client":              {packet.TCP, 1, []pkt{{Original, R, Reset}}},
 		"answered":                   {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Reply, R | A, Reset}}},
 		"open":                       {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R, Reset}}},
+		"open and reset before":      {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R | A, Reset}, {Original, A, SynSent}, {Reply, R | A, Reset}}},
 		"an association that cannot": {packet.SCTP, 1, []pkt{{Reply, R | A, Reset}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -221,6 +222,7 @@ func TestRefused(t *testing.T) {
 				if stored := hit; table.Peek(&at, &stored) && stored.State == Refused {
 					t.Error("it is stored")
 				}
+				table.Count(&hit, 40, tcp(p.flags))
 			}
 		})
 	}
