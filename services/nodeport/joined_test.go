@@ -29,11 +29,14 @@ func (u told) End()      { u.ended.Add(1) }
 func TestJoinTellsRefusals(t *testing.T) {
 	for name, tt := range map[string]struct {
 		says              []bool
+		left              bool // the client may be led to another backend
 		answered, refused int32
 	}{
-		"the backend answers":  {[]bool{true}, 1, 0},
-		"the backend refuses":  {[]bool{false}, 0, 1},
-		"the client goes away": {nil, 0, 0},
+		"the backend answers":             {[]bool{true}, false, 1, 0},
+		"the backend refuses":             {[]bool{false}, false, 0, 1},
+		"the backend refuses at once":     {[]bool{false}, true, 0, 1},
+		"the backend answers and refuses": {[]bool{true}, true, 1, 1},
+		"the client goes away":            {nil, false, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
@@ -43,6 +46,9 @@ func TestJoinTellsRefusals(t *testing.T) {
 					for _, yes := range tt.says {
 						answered(yes)
 					}
+					if tt.left {
+						return leave(t, c), true
+					}
 					_ = c.Close()
 					return nil, false
 				}
@@ -50,13 +56,29 @@ func TestJoinTellsRefusals(t *testing.T) {
 			w.choose(1, tcpBackend(t, echo("one")))
 			port := freeport.Of(t)
 			p.Set([]PortSpec{spec(port, packet.TCP)})
-			dialTCP(t, "127.0.0.1", port)
+			if c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil { // the reset may come before connect(2) has ended
+				defer c.Close()
+			}
 			await.Until(t, "the connection has ended", func() bool { return u.ended.Load() == 1 })
 			if a, r := u.answered.Load(), u.refused.Load(); a != tt.answered || r != tt.refused {
 				t.Errorf("%d answers and %d refusals are counted, want %d and %d", a, r, tt.answered, tt.refused)
 			}
 		})
 	}
+}
+
+// leave returns the connection under another descriptor, as Join does when a backend refuses.
+func leave(t *testing.T, c *net.TCPConn) *net.TCPConn {
+	f, err := c.File()
+	if err != nil {
+		t.Error(err)
+	}
+	left, err := net.FileConn(f)
+	_, _ = f.Close(), c.Close()
+	if err != nil {
+		t.Error(err)
+	}
+	return left.(*net.TCPConn)
 }
 
 // A client hears of no backend that refuses it while there is another one, and of the last at once: whether it is joined
@@ -88,16 +110,7 @@ func TestRefusingBackends(t *testing.T) {
 						o.Join = func(ctx context.Context, c *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (*net.TCPConn, bool) {
 							if refuses() {
 								answered(false)
-								f, err := c.File()
-								if err != nil {
-									t.Error(err)
-								}
-								left, err := net.FileConn(f)
-								_, _ = f.Close(), c.Close()
-								if err != nil {
-									t.Error(err)
-								}
-								return left.(*net.TCPConn), true
+								return leave(t, c), true
 							}
 							far, err := dial(ctx, "tcp", client, backend)
 							if err != nil {

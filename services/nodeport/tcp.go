@@ -100,7 +100,9 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a *arrival) (left net.Conn) {
 	use := p.opts.Begin(&f.tuple, f.choice)
 	defer use.End()
+	isOpen := false
 	opened := func() {
+		isOpen = true
 		use.Answered()
 		a.leave()
 	}
@@ -113,6 +115,9 @@ func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a 
 	}
 	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 {
 		if left, refused := p.opts.Join(p.ctx, c, f.client, f.backend, answered); refused {
+			if isOpen { // otherwise the fastest of all backends would be the one that ends
+				use.Refused()
+			}
 			return left
 		} else if left == nil {
 			return nil
