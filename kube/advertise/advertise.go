@@ -106,6 +106,7 @@ type work struct {
 	objs  *kube.Objects
 	say   *kube.Report
 	plan  *announce.Plan
+	known map[string]bool // the names of Nodes
 	addrs []*address
 	ranks ranks
 }
@@ -128,7 +129,9 @@ func (w *work) make(served roll.List[*services.Service]) {
 		return
 	}
 	w.collect(served)
+	w.known = make(map[string]bool, len(o.Nodes))
 	for _, n := range o.Nodes {
+		w.known[n.Name] = true
 		if down(n) {
 			w.plan.Down = append(w.plan.Down, n.Name)
 		}
@@ -180,11 +183,11 @@ func (a *address) names() (list []string) {
 }
 
 // needs says where the Services at an address can be served.
-func (a *address) needs() []announce.Needs {
+func (w *work) needs(a *address) []announce.Needs {
 	list := make([]announce.Needs, len(a.services))
 	for i, m := range a.services {
 		if list[i].Local = m.ExternalLocal; m.ExternalLocal {
-			list[i].Nodes = a.nodesOf(m)
+			list[i].Nodes = w.nodesOf(a, m)
 		}
 	}
 	return list
@@ -193,23 +196,27 @@ func (a *address) needs() []announce.Needs {
 // nodesOf returns the nodes with ready endpoints of a Service. Where no node has one, it returns those whose endpoints
 // terminate and still serve: clients are sent to them until they end (KEP-1669), and their connections come by the
 // address.
-func (a *address) nodesOf(m member) (list []string) {
-	var ending []string
+// Others than Nodes are left out, since users write any name into EndpointSlices.
+func (w *work) nodesOf(a *address, m member) []string {
+	isReady, ready, ending := false, map[string]bool{}, map[string]bool{}
 	for e := range m.All() {
+		to := ending
 		switch {
 		case e.Addr.Is4() != a.Is4():
+			continue
 		case e.Ready || m.PublishNotReady:
-			if !slices.Contains(list, e.Node) {
-				list = append(list, e.Node)
-			}
-		case e.Serving && e.Terminating && !slices.Contains(ending, e.Node):
-			ending = append(ending, e.Node)
+			isReady, to = true, ready
+		case !e.Serving || !e.Terminating:
+			continue
+		}
+		if w.known[e.Node] {
+			to[e.Node] = true
 		}
 	}
-	if len(list) == 0 {
-		return ending
+	if !isReady {
+		ready = ending
 	}
-	return list
+	return slices.Sorted(maps.Keys(ready))
 }
 
 // serves reports whether a Service at the address has an endpoint at all.

@@ -22,7 +22,7 @@ func (w *work) eligible(ads []*ad, at *address) []string {
 		nodes = w.nodes(ads)
 		w.ranks.nodes[key.String()] = nodes
 	}
-	needs := at.needs()
+	needs := w.needs(at)
 	if slices.ContainsFunc(needs, func(n announce.Needs) bool { return n.Local }) {
 		return announce.Eligible(nodes, needs)
 	}

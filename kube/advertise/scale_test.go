@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/roll"
@@ -118,4 +119,32 @@ func BenchmarkPlan(b *testing.B) {
 			planOf(b, &s, &objs, append(slices.Clone(served), &services.Service{Namespace: "e", Name: "x"}))
 		}
 	})
+}
+
+// A Service that is served at nodes with endpoints is served at Nodes alone, whatever names EndpointSlices have.
+func TestNodesOf(t *testing.T) {
+	at := func(node string, ready bool) services.Endpoint {
+		return services.Endpoint{Addr: netip.MustParseAddr("10.0.0.1"), Node: node, Ready: ready, Serving: true, Terminating: !ready}
+	}
+	for name, c := range map[string]struct {
+		list []services.Endpoint
+		want []string
+	}{
+		"each once":                       {[]services.Endpoint{at("n0001", true), at("n0000", true), at("n0001", true), at("n0002", false)}, []string{"n0000", "n0001"}},
+		"names of no Node":                {[]services.Endpoint{at("x", true), at("", true), at("n0001", true)}, []string{"n0001"}},
+		"ready at no Node":                {[]services.Endpoint{at("x", true), at("n0001", false)}, nil},
+		"none is ready":                   {[]services.Endpoint{at("n0001", false), at("n0001", false), at("x", false)}, []string{"n0001"}},
+		"none is ready, names of no Node": {[]services.Endpoint{at("x", false)}, nil},
+	} {
+		objs, served := world(1, 3)
+		served[0].ExternalLocal, served[0].Endpoints = true, c.list
+		w := work{node: "n0000", objs: &objs, say: new(kube.Report), plan: new(announce.Plan), ranks: new(ranks).next()}
+		w.make(roll.From(served))
+		if got := w.needs(w.addrs[0])[0].Nodes; !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if got := slices.Sorted(slices.Values(w.plan.Links[0].Ranked)); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v announce the address, want %v", name, got, c.want)
+		}
+	}
 }
