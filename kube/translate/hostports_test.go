@@ -54,4 +54,10 @@ func TestExternalIPs(t *testing.T) {
 			t.Errorf("asked for %v: honoured %v, told %v", on, got, told)
 		}
 	}
+	// One of a family that the Service has not is left out, and its owner is told.
+	objs.Services[0].Spec.ExternalIPs = []string{"203.0.113.9", "2001:db8::9"}
+	r := translate.Translate(objs, translate.Options{ExternalIPs: true})
+	if text := problemTexts(r.Problems); len(r.Services.Services.At(0).ExternalIPs) != 1 || !strings.Contains(text, `spec.externalIPs[1]: "2001:db8::9" is of a family`) {
+		t.Errorf("of two families: %v, told %q", r.Services.Services.At(0).ExternalIPs, text)
+	}
 }

@@ -437,24 +437,30 @@ const mostExternal = 10_000
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
 // are honoured. Packets to ingress points with ipMode Proxy have to pass the load balancer (KEP-1860), so those are
 // left out, unless we are the load balancer: then they are SocketIPs. An address of a family that the Service has not
-// is left to whoever assigned it: a load balancer that translates between families (NAT64) serves it.
+// is left to whoever assigned it: a load balancer that translates between families (NAT64) serves it. Nobody serves one
+// of spec.externalIPs.
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	known, left := map[netip.Addr]bool{}, 0
-	add := func(list *[]netip.Addr, text, field string) {
+	// add reports whether an address is of a family that the Service has not.
+	add := func(list *[]netip.Addr, text, field string) (foreign bool) {
 		a, ok := serviceAddr(text, f.ref(), field, say)
-		if !ok || known[a] || len(f.ClusterIPs) > 0 && !slices.ContainsFunc(f.ClusterIPs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
-			return
+		switch {
+		case !ok || known[a]:
+			return false
+		case len(f.ClusterIPs) > 0 && !slices.ContainsFunc(f.ClusterIPs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }):
+			return true
 		}
 		known[a] = true
 		if len(known)*max(1, len(f.Ports)) > mostExternal {
 			left++
-			return
+			return false
 		}
 		*list = append(*list, a)
 		f.claims = append(f.claims, claimed{claim{addr: a}, field, true})
 		for _, p := range f.Ports {
 			f.claims = append(f.claims, claimed{claim{a, p.Port, p.Protocol}, field, true})
 		}
+		return false
 	}
 	defer func() {
 		if left > 0 {
@@ -481,6 +487,8 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 		return
 	}
 	for i, text := range obj.Spec.ExternalIPs {
-		add(&f.ExternalIPs, text, index("spec.externalIPs", i))
+		if field := index("spec.externalIPs", i); add(&f.ExternalIPs, text, field) {
+			say.Warnf(f.ref(), field, "%q is of a family that the Service has not, so nobody answers there: give the Service both families (spec.ipFamilyPolicy), or remove the address", text)
+		}
 	}
 }
