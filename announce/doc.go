@@ -9,9 +9,9 @@
 // of it, or, where no node has, one that terminates and still serves. A node that is leaving (cordoned, about to be
 // removed) announces only what no other node could.
 //
-// By BGP every eligible node announces an address that has an endpoint at all. By ARP and NDP one of them does. All nodes order the eligible nodes
-// of an address in the same way, by rendezvous hashing, so that nobody has to agree with anybody and a node that comes
-// or goes moves its own addresses alone. The first of them that answers is the announcer.
+// By BGP every eligible node announces an address that has an endpoint at all. By ARP and NDP one of them does. All
+// nodes order the eligible nodes of an address in the same way, by rendezvous hashing, so that nobody has to agree with
+// anybody and a node that comes or goes moves its own addresses alone. The first of them that answers is the announcer.
 //
 // # Who answers
 //

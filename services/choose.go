@@ -109,8 +109,8 @@ func hashString[S string | []byte](h uint64, s S) uint64 {
 // table.
 const rendezvousMax = 16
 
-// maglevMax is the size of the largest set that gets a Maglev table. Such a table is made anew when one backend changes,
-// and of 100,000 backends it would take 64 MB and seconds; a larger set gets a tree.
+// maglevMax is the size of the largest set that gets a Maglev table. Such a table is made anew when one backend
+// changes, and of 100,000 backends it would take 64 MB and seconds; a larger set gets a tree.
 const maglevMax = 1000
 
 // maglevPrimes are the possible sizes of a Maglev table.

@@ -125,8 +125,9 @@ func (s *Speaker) Set(turns []announce.Turn, on func(*announce.Turn) []string, n
 		}
 		if port := s.ports[p.on]; port != nil && c.heard {
 			if c.State == announce.Announced && s.turns[p.addr].Announcer != "" {
-				// Whoever has the address now may have been out of reach, and not know that clients come here since. Overhear
-				// has it announced again. A probe changes nothing else for anybody; one that is lost leaves clients to their caches.
+				// Whoever has the address now may have been out of reach, and not know that clients come here since.
+				// Overhear has it announced again. A probe changes nothing else for anybody; one that is lost leaves
+				// clients to their caches.
 				_ = port.Probe(p.addr)
 			}
 			port.Ignore(p.addr)
@@ -217,10 +218,10 @@ func (s *Speaker) Conflict(addr netip.Addr, on string, who net.HardwareAddr, now
 		addr, who, on)
 }
 
-// Overhear notes that another node of the cluster announces an address, or asks who has it, as a node does that gives it
-// up. It may have taken the address for a moment, and clients that heard it go on asking it. So this node announces the address again, if it is still its own by then, but
-// not against a node that comes first and does not answer: when two cannot reach each other, the first has the last
-// word.
+// Overhear notes that another node of the cluster announces an address, or asks who has it, as a node does that gives
+// it up. It may have taken the address for a moment, and clients that heard it go on asking it. So this node announces
+// the address again, if it is still its own by then, but not against a node that comes first and does not answer: when
+// two cannot reach each other, the first has the last word.
 func (s *Speaker) Overhear(addr netip.Addr, on, by string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -92,8 +92,8 @@ func TestStageTwin(t *testing.T) {
 	check("no node is selected", true)
 }
 
-// BenchmarkPlan is what a node pays for 50,000 addresses of load balancers on 100 nodes: for the first Plan, when one of
-// the load balancers changes, and when a Service inside the cluster comes.
+// BenchmarkPlan is what a node pays for 50,000 addresses of load balancers on 100 nodes: for the first Plan, when one
+// of the load balancers changes, and when a Service inside the cluster comes.
 func BenchmarkPlan(b *testing.B) {
 	objs, served := world(50_000, 100)
 	b.Run("first", func(b *testing.B) {

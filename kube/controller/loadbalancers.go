@@ -82,8 +82,8 @@ func changed[T any, P interface {
 	return out
 }
 
-// served reports whether a Service was given what it has from here. The finalizer of one of our class is ours, also when
-// somebody has overwritten the conditions: nobody else would remove it.
+// served reports whether a Service was given what it has from here. The finalizer of one of our class is ours, also
+// when somebody has overwritten the conditions: nobody else would remove it.
 func served(svc *corev1.Service) bool {
 	class := svc.Spec.LoadBalancerClass
 	return meta.FindStatusCondition(svc.Status.Conditions, LoadBalancerCondition) != nil ||
@@ -164,8 +164,9 @@ func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
 }
 
 // ingressPoints returns status.loadBalancer.ingress. Points of nodes that put the PROXY protocol before connections
-// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860). Where other Services may be
-// at the addresses, the first point names the ports that this one has there, so that it is known who had a port first.
+// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860). Where other Services may
+// be at the addresses, the first point names the ports that this one has there, so that it is known who had a port
+// first.
 func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.LoadBalancerIngress) {
 	mode := corev1.LoadBalancerIPModeVIP
 	if version, _ := kube.ProxyProtocol(svc); a.OnNodes && version != 0 {

@@ -30,7 +30,8 @@ func (w *work) complete(s *wish) {
 	}
 }
 
-// giveAsked gives a Service the addresses that it asks for, all of them or none. It reports whether the Service has them.
+// giveAsked gives a Service the addresses that it asks for, all of them or none. It reports whether the Service has
+// them.
 func (w *work) giveAsked(s *wish) bool {
 	var got []netip.Addr
 	var from *pool
@@ -61,8 +62,8 @@ func (w *work) giveAsked(s *wish) bool {
 	return true
 }
 
-// candidates returns the pools for a Service that asks for no address of a family, in the order in which they are tried.
-// The pool of an address that it asks for is one of them.
+// candidates returns the pools for a Service that asks for no address of a family, in the order in which they are
+// tried. The pool of an address that it asks for is one of them.
 func (w *work) candidates(s *wish) (list []*pool) {
 	for _, p := range w.pools {
 		asked := s.request.pool == p.obj.Name || len(s.request.addrs) > 0 && p == s.pool

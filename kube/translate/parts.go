@@ -11,8 +11,8 @@ import (
 )
 
 // mostJoined is how many endpoints of one Service are joined into one list, in which each stands once. More of them
-// stay in parts, one for each EndpointSlice, so that one endpoint costs its slice and not its Service. What is in several
-// slices is in several parts then, and is the same backend in all of them.
+// stay in parts, one for each EndpointSlice, so that one endpoint costs its slice and not its Service. What is in
+// several slices is in several parts then, and is the same backend in all of them.
 const mostJoined = 1000
 
 // many reports whether the endpoints of a Service's slices stay in parts. Each part takes memory for each of the

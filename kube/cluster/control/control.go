@@ -41,9 +41,9 @@ type Options struct {
 const (
 	// settleTime is how long changes gather before a decision.
 	settleTime = 100 * time.Millisecond
-	// restFactor is how many times as long as a decision took it is before the next one, and mostRest how long that is at
-	// most. All is decided anew each time, so whoever keeps changing an object could have the controller take all of a
-	// processor otherwise: this way it is a quarter.
+	// restFactor is how many times as long as a decision took it is before the next one, and mostRest how long that is
+	// at most. All is decided anew each time, so whoever keeps changing an object could have the controller take all of
+	// a processor otherwise: this way it is a quarter at most, while a decision takes a second or less.
 	restFactor = 3
 	mostRest   = 3 * time.Second
 	// Objects are written at most every writeEvery, after writeBurst at once.
