@@ -54,6 +54,7 @@ type guests struct {
 	calm     calm
 	crumbs   crumbs
 	replaced replacements
+	starts   starts
 	ending   atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
 
@@ -65,6 +66,7 @@ type conn struct {
 	claim   share.Claim[netip.Prefix, *conn]
 	stay    share.Stay[netip.Prefix, *conn]
 	later   *laterListener // accepts the connection if it waits in the lobby; set before it enters
+	starts  atomic.Bool    // it came from the lobby, and began no request yet
 	touched atomic.Int64   // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
 	pause  time.Duration
@@ -91,6 +93,7 @@ type conn struct {
 func (c *conn) end() {
 	_ = c.Conn.Close()
 	c.ending.Do(func() { close(c.ended) })
+	c.started()
 	c.guests.lobby.Leave(&c.stay)
 	if cancel := c.cancel.Load(); cancel != nil {
 		(*cancel)()

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
@@ -14,6 +15,8 @@ import (
 const (
 	fewAtOnce  = 256
 	beginEvery = 4 * time.Millisecond
+	// startTime is how long Shutdown waits for the first requests of connections that came from the lobby.
+	startTime = time.Second
 )
 
 // laterListener accepts the connections of a guestListener that waited in the lobby.
@@ -50,6 +53,8 @@ func (l *laterListener) Addr() net.Addr { return l.addr }
 // sending no more, is closed, and arrive reports false.
 func arrive(c *conn) bool {
 	if !conns.Left(c.Conn) {
+		c.starts.Store(true)
+		c.guests.starts.add(1)
 		select {
 		case c.later.arrivals <- c:
 			return true
@@ -58,4 +63,47 @@ func arrive(c *conn) bool {
 	}
 	c.Close()
 	return false
+}
+
+// started notes that a request was begun on a connection that may have come from the lobby, or that none will be.
+func (c *conn) started() {
+	if c.starts.Load() && c.starts.CompareAndSwap(true, false) {
+		c.guests.starts.add(-1)
+	}
+}
+
+// starts counts the connections that came from the lobby and have begun no request yet.
+type starts struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when n is 0; nil: nobody waits for it
+}
+
+func (s *starts) add(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n += n; s.n == 0 && s.none != nil {
+		close(s.none)
+		s.none = nil
+	}
+}
+
+// wait returns when there are no such connections, after startTime, or when ctx ends.
+func (s *starts) wait(ctx context.Context) {
+	s.mu.Lock()
+	if s.n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.none == nil {
+		s.none = make(chan struct{})
+	}
+	none := s.none
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	select {
+	case <-none:
+	case <-ctx.Done():
+	}
 }

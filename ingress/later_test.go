@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"sync"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,30 +129,83 @@ func TestWhoWaitsIsNotReplaced(t *testing.T) {
 	})
 }
 
-// TestWaitingEndsWithTheServer: connections that wait are closed by Shutdown.
+// TestWaitingEndsWithTheServer: requests of connections that wait are answered when Shutdown is called, and cut with all
+// others when its time is over.
 func TestWaitingEndsWithTheServer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAsking(t, Options{})
-		list := a.ask("192.0.2.1", fewAtOnce+5)
-		last := list[len(list)-1]
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-				t.Errorf("the last connection: %v, want its end", err)
+	for _, cut := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			a := newAsking(t, Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				select {
+				case <-release:
+					return nil, errors.New("there is nothing")
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}})
+			const many = fewAtOnce + 5
+			list := a.ask("192.0.2.1", many)
+			if n := a.begun(); n != fewAtOnce {
+				t.Fatalf("%d requests were read, want %d", n, fewAtOnce)
+			}
+			answers := make(chan string, many)
+			for _, c := range list {
+				go func() {
+					answer, _ := io.ReadAll(c) // Shutdown closes it
+					answers <- string(answer)
+				}()
+			}
+			close(a.pipes)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- a.Shutdown(ctx) }()
+			synctest.Wait()
+			if n := a.begun(); n != many {
+				t.Errorf("%d requests were read in the end, want %d", n, many)
+			}
+			if cut {
+				cancel()
+			} else {
+				close(release)
+			}
+			if err := <-ended; (err != nil) != cut {
+				t.Errorf("Shutdown: %v", err)
+			}
+			for range many {
+				if answer := <-answers; !cut && !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
+					t.Errorf("a client got %q, want an answer", answer)
+				}
+			}
+			<-a.served
+			hangUp(list)
+			if n := a.Stats().Conns; n != 0 {
+				t.Errorf("%d connections are left", n)
 			}
 		})
-		close(a.pipes)
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		if a.Shutdown(ctx) == nil {
-			t.Error("nothing was cut")
+	}
+}
+
+// TestSilentDoNotHoldShutdown: a connection that waits and sends nothing delays Shutdown by startTime, and net/http by five
+// seconds and a round of its own then.
+func TestSilentDoNotHoldShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, Options{})
+		var list []net.Conn
+		for range fewAtOnce + 5 {
+			list = append(list, a.dial("192.0.2.1"))
 		}
-		wg.Wait()
+		synctest.Wait()
+		close(a.pipes)
+		began := time.Now()
+		if err := a.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < startTime || took > startTime+7*time.Second {
+			t.Errorf("Shutdown took %v", took)
+		}
 		<-a.served
 		hangUp(list)
-		if n := a.Stats().Conns; n != 0 {
-			t.Errorf("%d connections are left", n)
-		}
 	})
 }
 

@@ -185,10 +185,13 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.List
 	return fmt.Errorf("ingress: serve %s: %w", l.Addr(), err)
 }
 
-// Shutdown stops accepting and waits for the requests and upgraded connections under way. When ctx ends first, it cuts
+// Shutdown stops accepting and waits for the requests and upgraded connections under way. Connections that wait in the
+// lobby are begun, and have a second for a request. When ctx ends first, it cuts
 // the rest and returns ctx's error. The Server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.guests.ending.Store(true)
+	s.guests.lobby.Open()     // who waits may have sent a request
+	s.guests.starts.wait(ctx) // net/http answers no request that it reads after its Shutdown was called
 	err := s.server.Shutdown(ctx)
 	if err == nil {
 		err = s.upgrades.wait(ctx)
@@ -199,7 +202,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.cut()
 	s.server.Close()
-	s.guests.lobby.Open() // those who wait are closed
 	s.guests.limbo.Close()
 	s.upgrades.close()
 	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
@@ -213,6 +215,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.stats.inFlight.Add(1)
 	defer s.stats.inFlight.Add(-1)
 	rq := newRequest(s, w, r)
+	if rq.client.under != nil {
+		rq.client.under.started()
+	}
 	defer func() {
 		// net/http may write more after serve returns. That write must not wait for the client without end.
 		_ = rq.control.SetWriteDeadline(time.Now().Add(s.stallTimeout))
