@@ -178,6 +178,8 @@ func TestOvertakenWindow(t *testing.T) {
 		{"data of an earlier number, repeated, acknowledges something new", 1200, 2000, 3000, 3000},
 		{"the window opens with later data", 1600, 2000, 7000, 7000},
 		{"overtaken by that, and full", 1500, 2000, 0, 7000},
+		{"later data announces the same", 1800, 2000, 7000, 7000},
+		{"overtaken by that only", 1700, 2000, 3000, 7000},
 	} {
 		s.mu.Lock()
 		do := s.takeAck(x.seq, s.start+x.acked, x.wnd, true)

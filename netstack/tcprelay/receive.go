@@ -288,6 +288,7 @@ func (c *conn) takeAck(seq, ack, wnd uint32, bare bool) todo {
 		c.note(podFull)
 	}
 	if ack == f.lastAck && wnd == f.lastWindow {
+		f.windowSeq = later(f.windowSeq, seq)
 		if full {
 			return work
 		}
