@@ -7,7 +7,6 @@
 package knock
 
 import (
-	"encoding/binary"
 	"sync"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -33,6 +32,7 @@ type SYN struct {
 	VNet packet.VNetHdr
 	// Backends are the first Refused backends that have refused it.
 	backends [Most]uint64
+	seq      uint32 // its sequence number
 	refused  uint8
 	n        uint8
 	ip       [Longest]byte
@@ -65,7 +65,7 @@ func (r *Ring) Keep(orig *packet.Tuple, p *packet.Packet) {
 	}
 	s := &r.syns[r.next%size]
 	r.next++
-	s.Orig, s.VNet, s.refused, s.n = *orig, p.VNet, 0, uint8(copy(s.ip[:], p.IP))
+	s.Orig, s.VNet, s.seq, s.refused, s.n = *orig, p.VNet, p.Segment().Seq, 0, uint8(copy(s.ip[:], p.IP))
 }
 
 // Refuse records that a backend has refused the SYN with this tuple and sequence number, and copies it to syn. It
@@ -81,7 +81,7 @@ func (r *Ring) Refuse(orig *packet.Tuple, seq uint32, backend uint64, syn *SYN) 
 		if s.n == 0 || s.Orig != *orig {
 			continue
 		}
-		if s.seq() != seq || s.refused == Most {
+		if s.seq != seq || s.refused == Most {
 			return false
 		}
 		s.backends[s.refused] = backend
@@ -90,13 +90,4 @@ func (r *Ring) Refuse(orig *packet.Tuple, seq uint32, backend uint64, syn *SYN) 
 		return true
 	}
 	return false
-}
-
-// seq returns the sequence number of the SYN.
-func (s *SYN) seq() uint32 {
-	l4 := 40
-	if s.Orig.Src.Is4() {
-		l4 = int(s.ip[0]&0xf) * 4
-	}
-	return binary.BigEndian.Uint32(s.ip[l4+4:])
 }

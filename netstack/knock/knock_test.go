@@ -29,10 +29,18 @@ func synOf(t testing.TB, from string, port uint16, seq uint32, payload int) *pac
 }
 
 func TestRing(t *testing.T) {
-	for _, from := range []string{"10.244.1.10", "fd00:10:244:1::10"} {
+	const extended = "fd00:10:244:1::11" // its SYN has an extension header
+	for _, from := range []string{"10.244.1.10", "fd00:10:244:1::10", extended} {
 		var r Ring
 		var got SYN
 		p := synOf(t, from, 4000, 7, 0)
+		if from == extended {
+			ip := slices.Insert(bytes.Clone(p.IP), 40, 6, 0, 1, 4, 0, 0, 0, 0) // of TCP, with eight bytes of padding (RFC 8200 4.6)
+			ip[5], ip[6] = ip[5]+8, 60
+			if fault := p.ParseIP(ip); fault != packet.Good || p.L4 != 48 {
+				t.Fatalf("fault %d", fault)
+			}
+		}
 		p.VNet = packet.VNetHdr{Flags: packet.NeedsCsum, CsumStart: 34, CsumOffset: 16}
 		want := bytes.Clone(p.IP)
 		if r.Refuse(&p.Tuple, 7, 1, &got) {
