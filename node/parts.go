@@ -200,7 +200,7 @@ func makeNodePorts(n *Node) (part, error) {
 func makeHealthChecks(n *Node) (part, error) {
 	n.balancers = healthcheck.New(healthcheck.Options{
 		Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log,
-		MaxPorts: n.held.Descriptors.Of(descriptors.CheckPorts), MaxConns: n.held.Descriptors.Of(descriptors.Checks),
+		MaxSockets: n.held.Descriptors.Of(descriptors.CheckPorts), MaxConns: n.held.Descriptors.Of(descriptors.Checks),
 	})
 	p := quiet
 	// Its failures become problems.

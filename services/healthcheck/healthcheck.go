@@ -28,9 +28,9 @@ type Options struct {
 	Listen func(at netip.Addr, port uint16) (net.Listener, error)
 	// Healthy reports whether this node takes new connections at all; required.
 	Healthy func() bool
-	// MaxPorts limits the sockets that listen, and MaxConns the connections to all ports together; 0 means 2,768 ports, as many as
-	// there are node ports, and 256 connections.
-	MaxPorts, MaxConns int
+	// MaxSockets limits the sockets that listen, one for each port at each address, and MaxConns the connections to all
+	// of them together; 0 means 2,768 sockets, as many as there are node ports, and 256 connections.
+	MaxSockets, MaxConns int
 	// Logger is told when a port cannot be opened. Nil discards messages.
 	Logger *slog.Logger
 }
@@ -74,7 +74,7 @@ func New(o Options) *Server {
 	if o.Listen == nil {
 		o.Listen = listen
 	}
-	o.MaxPorts = cmp.Or(o.MaxPorts, 2768)
+	o.MaxSockets = cmp.Or(o.MaxSockets, 2768)
 	return &Server{opts: o, conns: conns.New(cmp.Or(o.MaxConns, 256), nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
@@ -175,7 +175,7 @@ var errTooMany = errors.New("the agent has no descriptors for more of them; rais
 // opens opens the sockets of one port, all or none of them.
 func (s *Server) opens(c services.HealthCheck) error {
 	s.mu.Lock()
-	full := s.open+len(s.at) > s.opts.MaxPorts
+	full := s.open+len(s.at) > s.opts.MaxSockets
 	s.mu.Unlock()
 	if full {
 		return errTooMany

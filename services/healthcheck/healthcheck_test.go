@@ -152,7 +152,7 @@ func (silent) Addr() net.Addr              { return &net.TCPAddr{} }
 // Ports beyond the bound are told, and those that are open stay.
 func TestPortsAreBounded(t *testing.T) {
 	l := &loopback{addrs: map[uint16]string{}}
-	s := New(Options{Listen: l.listen, Healthy: func() bool { return true }, MaxPorts: 1})
+	s := New(Options{Listen: l.listen, Healthy: func() bool { return true }, MaxSockets: 1})
 	defer s.Close()
 	check := func(port uint16) services.HealthCheck {
 		return services.HealthCheck{Namespace: "d", Name: "web", Port: port, Local: 1}
@@ -173,7 +173,7 @@ func TestPortsAreBounded(t *testing.T) {
 func TestAtAddresses(t *testing.T) {
 	a, b, other := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("192.0.2.1") // not this host's
 	port := freeport.Of(t)
-	s := New(Options{Healthy: func() bool { return true }, MaxPorts: 2})
+	s := New(Options{Healthy: func() bool { return true }, MaxSockets: 2})
 	defer s.Close()
 	checks := []services.HealthCheck{{Namespace: "d", Name: "web", Port: port, Local: 1}}
 	for _, tt := range []struct {
