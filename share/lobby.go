@@ -22,7 +22,8 @@ type Lobby[K comparable, V any] struct {
 }
 
 // Stay is a thing of one owner: outside at first, then in the line, inside, or both one after the other, and outside in
-// the end, for good. One that enters after it has left, or when the Lobby is open, stays outside. It must not be copied.
+// the end, for good. One that enters after it has left, or when the Lobby is open, stays outside. It must not be
+// copied.
 type Stay[K comparable, V any] struct {
 	// Value belongs to the caller, who sets it before Enter.
 	Value V
@@ -61,8 +62,8 @@ func (l *Lobby[K, V]) Enter(s *Stay[K, V], key K) bool {
 	return false
 }
 
-// Leave ends the waiting of s, or its time inside. When fewer than free of its owner are inside then, the next one of the
-// owner who waits goes in. Further calls do nothing.
+// Leave ends the waiting of s, or its time inside. When fewer than free of its owner are inside then, the next one of
+// the owner who waits goes in. Further calls do nothing.
 func (l *Lobby[K, V]) Leave(s *Stay[K, V]) {
 	l.mu.Lock()
 	s.left = true

@@ -80,8 +80,8 @@ func timeOf(held int) time.Duration {
 }
 
 // Hold takes c over, and resets it after a second, or up to eight if owner has many in limbo. It reports false, and
-// leaves c to the caller, when there is no place for c, the kernel has much unread data for it that cannot be thrown away,
-// or it is no socket of the kernel's. In a nil Limbo there is no place.
+// leaves c to the caller, when there is no place for c, it is no socket of the kernel's, or the kernel has much unread
+// data for it that cannot be thrown away. In a nil Limbo there is no place.
 func (l *Limbo[K]) Hold(c net.Conn, owner K) bool {
 	s, ok := c.(syscall.Conn)
 	if l == nil || !ok {
