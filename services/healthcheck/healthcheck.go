@@ -52,18 +52,24 @@ type Server struct {
 	again   *time.Timer  // runs retry; set when a port could not be opened
 
 	mu     sync.Mutex // guards what follows
-	ports  map[uint16]*port
-	open   int                         // sockets that listen
-	failed map[uint16]services.Problem // by port
+	ports  map[place]*port
+	failed map[place]services.Problem
 	closed bool
 	wg     sync.WaitGroup
 }
 
-// port is a port that is listened on.
+// place is where a socket listens: at an address of the host, or at all of them for the zero Addr.
+type place struct {
+	at   netip.Addr
+	port uint16
+}
+
+func (p place) compare(q place) int { return cmp.Or(cmp.Compare(p.port, q.port), p.at.Compare(q.at)) }
+
+// port is a port that is listened on at one place.
 type port struct {
-	http    http.Server
-	sockets int
-	check   services.HealthCheck // guarded by Server.mu
+	http  http.Server
+	check services.HealthCheck // guarded by Server.mu
 }
 
 // New returns a Server that does not listen yet. Close releases everything.
@@ -75,7 +81,7 @@ func New(o Options) *Server {
 		o.Listen = listen
 	}
 	o.MaxSockets = cmp.Or(o.MaxSockets, 2768)
-	return &Server{opts: o, conns: conns.New(cmp.Or(o.MaxConns, 256), nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
+	return &Server{opts: o, conns: conns.New(cmp.Or(o.MaxConns, 256), nil), ports: map[place]*port{}, failed: map[place]services.Problem{}}
 }
 
 // listen opens a socket of the kernel. One at all addresses of a family takes none of the other.
@@ -90,17 +96,13 @@ func listen(at netip.Addr, port uint16) (net.Listener, error) {
 }
 
 // Set replaces the list of checks that are answered, and the addresses of the host at which they are; nil stands for
-// all addresses. A port that cannot be opened is a Problem, and is tried again
+// all addresses. A port that cannot be opened at one of them is a Problem, is open at the others, and is tried again
 // until it can. If two Services have one port, the first gets it. Set returns the same as Problems.
 func (s *Server) Set(checks []services.HealthCheck, at []netip.Addr) []services.Problem {
 	s.setting.Lock()
 	defer s.setting.Unlock()
 	if at == nil {
 		at = []netip.Addr{{}}
-	}
-	if !slices.Equal(s.at, at) {
-		s.checks = nil
-		s.apply() // closes what is open elsewhere
 	}
 	s.checks, s.at = checks, slices.Clone(at)
 	s.apply()
@@ -116,10 +118,12 @@ func (s *Server) retry() {
 
 // apply opens and closes ports as s.checks needs them. The caller holds setting.
 func (s *Server) apply() {
-	want := map[uint16]services.HealthCheck{}
+	want := map[place]services.HealthCheck{}
 	for _, c := range s.checks {
-		if _, taken := want[c.Port]; !taken {
-			want[c.Port] = c
+		for _, at := range s.at {
+			if _, taken := want[place{at, c.Port}]; !taken {
+				want[place{at, c.Port}] = c
+			}
 		}
 	}
 	s.mu.Lock()
@@ -135,17 +139,16 @@ func (s *Server) apply() {
 			continue
 		}
 		surplus = append(surplus, p)
-		s.open -= p.sockets
 		delete(s.ports, n)
 	}
 	before := s.failed
-	s.failed = map[uint16]services.Problem{}
+	s.failed = map[place]services.Problem{}
 	s.mu.Unlock()
 	for _, p := range surplus {
 		_ = p.http.Close()
 	}
-	for _, n := range slices.Sorted(maps.Keys(want)) {
-		if err := s.opens(want[n]); err != nil {
+	for _, n := range slices.SortedFunc(maps.Keys(want), place.compare) {
+		if err := s.opens(n, want[n]); err != nil {
 			s.note(n, want[n], err, before)
 		}
 	}
@@ -157,10 +160,14 @@ func (s *Server) apply() {
 	}
 }
 
-func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[uint16]services.Problem) {
+func (s *Server) note(n place, c services.HealthCheck, err error, before map[place]services.Problem) {
+	where := ""
+	if n.at.IsValid() {
+		where = " at " + n.at.String()
+	}
 	p := services.Problem{Object: "Service " + c.Namespace + "/" + c.Name, Message: fmt.Sprintf(
-		"healthCheckNodePort %d cannot be opened on this host, so that load balancers take the node for unhealthy: %v; "+
-			"free the port; until then it is tried again", n, err)}
+		"healthCheckNodePort %d cannot be opened on this host%s, so that load balancers take the node for unhealthy: %v; "+
+			"free the port; until then it is tried again", n.port, where, err)}
 	s.mu.Lock()
 	s.failed[n] = p
 	s.mu.Unlock()
@@ -172,42 +179,32 @@ func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[ui
 // errTooMany says that there is no descriptor for another port. A port that is open keeps its place.
 var errTooMany = errors.New("the agent has no descriptors for more of them; raise its limit of open files (LimitNOFILE of the container runtime)")
 
-// opens opens the sockets of one port, all or none of them.
-func (s *Server) opens(c services.HealthCheck) error {
+// opens opens the socket of a port at one place.
+func (s *Server) opens(n place, c services.HealthCheck) error {
 	s.mu.Lock()
-	full := s.open+len(s.at) > s.opts.MaxSockets
+	full := len(s.ports) >= s.opts.MaxSockets
 	s.mu.Unlock()
 	if full {
 		return errTooMany
 	}
-	var sockets []net.Listener
-	for _, at := range s.at {
-		l, err := s.opts.Listen(at, c.Port)
-		if err != nil {
-			for _, l := range sockets {
-				_ = l.Close()
-			}
-			return err
-		}
-		sockets = append(sockets, l)
+	l, err := s.opts.Listen(n.at, n.port)
+	if err != nil {
+		return err
 	}
-	p := &port{check: c, sockets: len(sockets)}
+	p := &port{check: c}
 	p.http = http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(w, p) }),
 		ReadHeaderTimeout: requestTime, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: requestTime,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	s.mu.Lock()
-	s.ports[c.Port] = p
-	s.open += p.sockets
+	s.ports[n] = p
 	s.mu.Unlock()
-	for _, l := range sockets {
-		s.wg.Go(func() {
-			if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
-				s.opts.Logger.Warn("a healthCheckNodePort is no longer served", "addr", l.Addr(), "err", err)
-			}
-		})
-	}
+	s.wg.Go(func() {
+		if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.opts.Logger.Warn("a healthCheckNodePort is no longer served", "addr", l.Addr(), "err", err)
+		}
+	})
 	return nil
 }
 

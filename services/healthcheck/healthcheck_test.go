@@ -169,26 +169,38 @@ func TestPortsAreBounded(t *testing.T) {
 	get(t, l.addrs[31001])
 }
 
-// Ports are open at the addresses that are named, all of them or none, and follow when others are.
+// Ports are open at the addresses that are named, as far as they can be, and follow when others are. What stays is not
+// opened again.
 func TestAtAddresses(t *testing.T) {
 	a, b, other := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("192.0.2.1") // not this host's
 	port := freeport.Of(t)
-	s := New(Options{Healthy: func() bool { return true }, MaxSockets: 2})
+	var opened []netip.Addr
+	s := New(Options{Healthy: func() bool { return true }, MaxSockets: 2, Listen: func(at netip.Addr, port uint16) (net.Listener, error) {
+		l, err := listen(at, port)
+		if err == nil {
+			opened = append(opened, at)
+		}
+		return l, err
+	}})
 	defer s.Close()
 	checks := []services.HealthCheck{{Namespace: "d", Name: "web", Port: port, Local: 1}}
 	for _, tt := range []struct {
 		at, open, closed []netip.Addr
-		problems         int
+		problems, opened int
 	}{
-		{at: []netip.Addr{a, b}, open: []netip.Addr{a, b}, closed: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
+		{at: []netip.Addr{a, b}, open: []netip.Addr{a, b}, opened: 2, closed: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
 		{at: []netip.Addr{b}, open: []netip.Addr{b}, closed: []netip.Addr{a}},
-		{at: []netip.Addr{a, other}, closed: []netip.Addr{a, b}, problems: 1},
-		{at: []netip.Addr{a, b, netip.MustParseAddr("127.0.0.4")}, closed: []netip.Addr{a}, problems: 1}, // one too many
+		{at: []netip.Addr{a, other}, open: []netip.Addr{a}, closed: []netip.Addr{b}, opened: 1, problems: 1},
+		{at: []netip.Addr{a, b, netip.MustParseAddr("127.0.0.4")}, open: []netip.Addr{a, b}, opened: 1, problems: 1}, // one too many
 		{at: []netip.Addr{}, closed: []netip.Addr{a, b}},
-		{open: []netip.Addr{a, b}},
+		{open: []netip.Addr{a, b}, opened: 1},
 	} {
+		opened = nil
 		if got := s.Set(checks, tt.at); len(got) != tt.problems {
 			t.Errorf("at %s: told is %v", tt.at, got)
+		}
+		if len(opened) != tt.opened {
+			t.Errorf("at %s: opened are %s, want %d", tt.at, opened, tt.opened)
 		}
 		for _, x := range tt.open {
 			get(t, netip.AddrPortFrom(x, port).String())
