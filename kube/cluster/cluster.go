@@ -358,7 +358,7 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 	}
 	own := kube.Ref{Kind: "Node", Name: c.Node}
 	for _, s := range c.sources {
-		if err := s.refused(); err != nil && s.optional && s.kind != guardKind { // unreadable counts as no guard
+		if err := s.refused(); s.without(err) && s.kind != guardKind { // unreadable counts as no guard
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}
 	}
@@ -471,7 +471,7 @@ func (c *Cluster) State() kube.SourceState {
 	}
 	for _, s := range c.sources {
 		broken, answer := s.state()
-		if broken.IsZero() || s.optional && answer != nil {
+		if broken.IsZero() || s.optional && answer != nil || s.without(answer) {
 			continue
 		}
 		if since.IsZero() || broken.Before(since) {

@@ -33,6 +33,9 @@ type row struct {
 	// optional is set for a kind that the agent can do without, whether the API server does not know the kind or does
 	// not let the agent read it.
 	optional bool
+	// unknown is set for a kind that the agent can do without where the API server does not know the kind, and only
+	// there: without it, the agent would let through what an object forbids.
+	unknown bool
 	// unused is set for a kind that is not asked for; the snapshot then has no objects of the kind.
 	unused bool
 	// single is set for a kind whose objects are watched one by one, each when something refers to it.
@@ -67,7 +70,7 @@ func (c *Cluster) rows() []row {
 		whole(strip.L2Advertisement).orWithout().unless(!c.Announce),
 		whole(strip.BGPPeer).orWithout().unless(!c.Announce),
 		whole(strip.BGPAdvertisement).orWithout().unless(!c.Announce),
-		whole(strip.EgressAddress).orWithout(),
+		whole(strip.EgressAddress).orUnknown(),
 		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
 		secretRow(),
@@ -112,6 +115,16 @@ func (r row) where(field, value string) row {
 func (r row) orWithout() row {
 	r.optional = true
 	return r
+}
+
+func (r row) orUnknown() row {
+	r.unknown = true
+	return r
+}
+
+// without reports whether the agent goes on without the kind after that answer of the API server.
+func (r *row) without(answer error) bool {
+	return r.optional && apierrors.IsForbidden(answer) || (r.optional || r.unknown) && apierrors.IsNotFound(answer)
 }
 
 func (r row) unless(unused bool) row {

@@ -13,10 +13,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 	"tapestry.dev/tapestry/kube/cluster/saved"
+	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -213,6 +215,36 @@ func TestFewerRights(t *testing.T) {
 	first.stop()
 	s.Answer("ingresses", 403)
 	see(t, s, in(dir, nil)).untilNames("Node n1, x/a")
+}
+
+// TestRefusedEgressAddresses: an API server that does not let the agent read EgressAddresses does not make it forget
+// them, since their pods would leave from another address. One that does not know the kind has none.
+func TestRefusedEgressAddresses(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	dir := t.TempDir()
+	s.Put(service("a"), node("n1"), &v1alpha1.EgressAddress{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	has := func(v *view, want string) {
+		t.Helper()
+		v.untilNames(want)
+		if v.count() != 1 {
+			t.Errorf("%d snapshots until there are %s, want one", v.count(), want)
+		}
+	}
+	first := see(t, s, in(dir, nil))
+	has(first, "Node n1, x/a, EgressAddress shop")
+	first.stop()
+
+	s.Answer("egressaddresses", 403)
+	refused := see(t, s, in(dir, nil))
+	has(refused, "Node n1, x/a, EgressAddress shop")
+	if waiting := refused.State().Waiting; len(waiting) != 1 || !strings.Contains(waiting[0], "EgressAddresses") {
+		t.Errorf("it waits for %v", waiting)
+	}
+	refused.stop()
+
+	s.Answer("egressaddresses", 404)
+	has(see(t, s, in(dir, nil)), "Node n1, x/a")
 }
 
 // TestOldNodesTeachNothing: what is believed of nodes does not change by a snapshot from before. A key that was seen

@@ -75,7 +75,7 @@ func (s *source) note(err error, watching bool) {
 	s.mu.Unlock()
 	// A token that is not accepted says nothing about the kind: nothing can be read with it, and the agent waits for
 	// another.
-	if s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)) {
+	if s.without(err) {
 		s.store.pass()
 	}
 	if (err == nil) != (was == nil) || err != nil && err.Error() != was.Error() {
