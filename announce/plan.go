@@ -20,7 +20,7 @@ const Close = 4
 type Plan struct {
 	// Node is this node.
 	Node string
-	// Links are the addresses that are announced by ARP and NDP, by whatever node.
+	// Links are the addresses that are announced by ARP and NDP, by whatever node. Those of EgressAddresses come first.
 	Links []Link
 	// Down are the nodes that Kubernetes takes for dead.
 	Down []string
@@ -42,6 +42,15 @@ type Link struct {
 	// Interfaces are those on which this node announces the address: names, or beginnings of names with a * at the end.
 	// None: the interface that has the node's address.
 	Interfaces []string
+}
+
+// Egress returns the Links of EgressAddresses.
+func (p *Plan) Egress() []Link {
+	n := slices.IndexFunc(p.Links, func(l Link) bool { return l.Egress == "" })
+	if n < 0 {
+		return p.Links
+	}
+	return p.Links[:n]
 }
 
 // Rank orders nodes by rendezvous hashing for an address: each node's number follows from its name and the address

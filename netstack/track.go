@@ -19,6 +19,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 		return w.follow(s, j)
 	}
 	for range 4 {
+		j.via = viaRoute // what an earlier round found is not so any more
 		known := w.path.flows.Lookup(&p.Tuple, p.Segment(), &j.hit) || w.answersAs(s, j)
 		if known && !s.vouches(&j.hit) {
 			switch w.judge(s, j) {

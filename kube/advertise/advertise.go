@@ -314,6 +314,10 @@ func (w *work) links() {
 		}
 	}
 	self := w.self()
+	egress := map[netip.Addr]bool{}
+	for _, l := range w.plan.Links {
+		egress[l.Addr] = true
+	}
 	for _, at := range w.addrs {
 		var covering []*ad
 		var interfaces []string
@@ -326,7 +330,7 @@ func (w *work) links() {
 				interfaces = append(interfaces, a.l2.Spec.Interfaces...)
 			}
 		}
-		if len(covering) == 0 || slices.ContainsFunc(w.plan.Links, func(l announce.Link) bool { return l.Egress != "" && l.Addr == at.Addr }) {
+		if len(covering) == 0 || egress[at.Addr] {
 			continue // an EgressAddress has it, as is told there
 		}
 		slices.Sort(interfaces)

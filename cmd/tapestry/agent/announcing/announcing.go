@@ -236,14 +236,16 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 	plan := a.o.Plan()
 	claims, sessions := a.said()
 	for _, c := range claims {
-		if i := slices.IndexFunc(plan.Links, func(l announce.Link) bool { return l.Addr == c.Addr && l.Egress != "" }); i >= 0 && c.Problem != "" {
-			add(kube.Ref{Kind: "EgressAddress", Name: plan.Links[i].Egress}, c.Problem)
+		if c.Problem == "" {
+			continue
+		}
+		egress := plan.Egress()
+		if i := slices.IndexFunc(egress, func(l announce.Link) bool { return l.Addr == c.Addr }); i >= 0 {
+			add(kube.Ref{Kind: "EgressAddress", Name: egress[i].Egress}, c.Problem)
 		}
 		for _, s := range c.Services {
-			if c.Problem != "" {
-				ns, name, _ := strings.Cut(s, "/")
-				add(kube.Ref{Kind: "Service", Namespace: ns, Name: name}, c.Problem)
-			}
+			ns, name, _ := strings.Cut(s, "/")
+			add(kube.Ref{Kind: "Service", Namespace: ns, Name: name}, c.Problem)
 		}
 	}
 	for _, s := range sessions {

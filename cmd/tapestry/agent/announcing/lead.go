@@ -58,11 +58,9 @@ func (a *Announcing) lead(now time.Time, set func(map[netip.Addr]string)) {
 // turnsOfEgress returns whose turn it is for each egress address.
 func (a *Announcing) turnsOfEgress(node Node, now time.Time) []announce.Turn {
 	plan := *a.o.Plan()
-	isEgress := func(l announce.Link) bool { return l.Egress != "" }
-	if !slices.ContainsFunc(plan.Links, isEgress) {
+	if plan.Links = plan.Egress(); len(plan.Links) == 0 {
 		return nil
 	}
-	plan.Links = slices.DeleteFunc(slices.Clone(plan.Links), func(l announce.Link) bool { return !isEgress(l) })
 	return plan.Turns(beatsOf(node), a.announces(now), now)
 }
 
@@ -81,7 +79,7 @@ func (a *Announcing) announces(now time.Time) bool {
 // lacking returns the turns of the addresses from which pods of this node leave and that have no gateway.
 func (a *Announcing) lacking() (list []announce.Turn) {
 	used := map[netip.Addr]bool{}
-	for _, l := range a.o.Plan().Links {
+	for _, l := range a.o.Plan().Egress() {
 		used[l.Addr] = l.Used
 	}
 	for _, t := range a.turnsOfEgress(a.o.Node(), time.Now()) {

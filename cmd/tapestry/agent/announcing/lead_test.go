@@ -3,6 +3,7 @@ package announcing
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,13 +12,14 @@ import (
 	"tapestry.dev/tapestry/announce"
 )
 
-// The node is told the gateway of each egress address when that changes, and only then, and not before it has answered. This node is one while its
-// announcer asks, as others are while they answer. Where there is none, that is told of the address, if pods here use it.
+// The node is told the gateway of each egress address when that changes, and only then, and not before it has answered.
+// This node is one while its announcer asks, as others are while they answer. Where there is none, that is told of the
+// address, if pods here use it.
 func TestLead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		a := netip.MustParseAddr("203.0.113.50")
-		w.plan.Links = append(w.plan.Links, announce.Link{Addr: a, Egress: "shop", Used: true, Ranked: []string{"other", "self"}})
+		w.plan.Links = slices.Insert(w.plan.Links, 0, announce.Link{Addr: a, Egress: "shop", Used: true, Ranked: []string{"other", "self"}})
 		w.early = true
 		w.lead(time.Now(), w.node.SetGateways)
 		w.early = false
@@ -60,11 +62,11 @@ func TestLead(t *testing.T) {
 		if !lacking() {
 			t.Errorf("it is not told that there is no gateway: %v", w.Problems())
 		}
-		w.plan.Links[1].Used = false
+		w.plan.Links[0].Used = false
 		if lacking() {
 			t.Error("it is told of an address that no pod here uses")
 		}
-		w.plan.Links[1].Used = true
+		w.plan.Links[0].Used = true
 		if _, err := w.linkState(time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +82,7 @@ func TestLead(t *testing.T) {
 		w.unfit = ""
 		w.node.answered = time.Now()
 		is("other")
-		w.plan.Links = w.plan.Links[:1]
+		w.plan.Links = w.plan.Links[1:]
 		w.lead(time.Now(), w.node.SetGateways)
 		if got := w.node.gateways[len(w.node.gateways)-1]; len(got) != 0 {
 			t.Errorf("without egress addresses there are the gateways %v", got)

@@ -1,6 +1,6 @@
 // Package expose looks whether a node's kernel brings its host TAP what clients outside send to addresses of load
-// balancers, and carries on what pods send from their own addresses and from egress addresses. It only looks, and tells: whether a machine
-// forwards, and what it routes where, is its operator's to say.
+// balancers, and carries on what pods send from their own addresses and from egress addresses. It only looks, and
+// tells: whether a machine forwards, and what it routes where, is its operator's to say.
 //
 // A node is in one of the tiers of docs/loadbalancer.md. Which one follows from what 'tapestry host-tap' left with the
 // keeper, and nothing else says it.
