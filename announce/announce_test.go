@@ -136,6 +136,28 @@ func TestWatchedByUsers(t *testing.T) {
 	}
 }
 
+// The fifth node is the gateway of an egress address when Kubernetes takes the four before it for dead, on every node
+// alike. While one of them only lacks an announcer, nobody could say that the fifth has one.
+func TestFifthGateway(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ranked := names(6)
+	var silent []Beat
+	for _, n := range ranked[:Close] {
+		silent = append(silent, Beat{Node: n, Answered: now.Add(-time.Hour)})
+	}
+	for self, beats := range map[string][]Beat{"elsewhere": silent, ranked[4]: nil, ranked[5]: silent} {
+		for down, want := range map[int]string{Close: ranked[4], Close - 1: ""} {
+			p := &Plan{Node: self, Down: ranked[:down], Links: []Link{{Addr: addr, Egress: "e", Ranked: ranked}}}
+			if self == ranked[4] && want == "" {
+				want = ranked[3] // which it does not ask
+			}
+			if got := p.Turns(beats, true, now)[0].Announcer; got != want {
+				t.Errorf("%s with %d dead: the gateway is %q, want %q", self, down, got, want)
+			}
+		}
+	}
+}
+
 // Whatever two nodes have heard, both of them announce an address only if one has not heard of the other: nodes that
 // hear the same say the same.
 func TestOneAnnouncer(t *testing.T) {

@@ -105,6 +105,12 @@ func (p *Plan) Watched() (list []string) {
 	return slices.Compact(list)
 }
 
+// down reports whether Kubernetes takes a node for dead.
+func (p *Plan) down(node string) bool {
+	_, down := slices.BinarySearch(p.Down, node)
+	return down
+}
+
 // Turn says whose turn it is to announce an address.
 type Turn struct {
 	Addr       netip.Addr `json:"addr"`
@@ -146,14 +152,17 @@ func (p *Plan) Turns(beats []Beat, fit bool, now time.Time) []Turn {
 		if a, known := asked[node]; known {
 			return a
 		}
-		_, down := slices.BinarySearch(p.Down, node)
-		return !down
+		return !p.down(node)
 	}
 	list := make([]Turn, len(p.Links))
 	for i := range p.Links {
 		l := &p.Links[i]
 		t := Turn{Addr: l.Addr, Services: l.Services, Egress: l.Egress, Interfaces: l.Interfaces}
-		for _, n := range l.Ranked {
+		for i, n := range l.Ranked {
+			if l.Egress != "" && i >= Close && slices.ContainsFunc(l.Ranked[:i], func(n string) bool { return !p.down(n) }) {
+				t.Silent = append(t.Silent, n) // nobody asks it, so all nodes go by what Kubernetes says of those before it
+				continue
+			}
 			if answers(n) {
 				t.Announcer, t.Mine, t.Expected = n, n == p.Node, n != p.Node && expected[n]
 				break

@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -184,6 +185,31 @@ func TestEgressFailover(t *testing.T) {
 	w.from("node-2 encap", segment(server, "203.0.113.50:1000", packet.ACK)) // nor is that one, which answers no late answer
 	w.dropped(BadEncap)
 	w.silent()
+}
+
+// A connection that follows its gateway keeps the port that the server knows, also where that is not its own, and is
+// not charged to the pod again.
+func TestEgressFailoverPort(t *testing.T) {
+	const server = "198.51.100.1:443"
+	there := exit.Gateway{Peer: node2}
+	w := newEgressWorld(t)
+	to := func(g exit.Gateway) {
+		c := egressConfig(g, there)
+		c.Pods.Addrs["b"] = c.Pods.Addrs["a"]
+		w.path.SetExits(exit.New(c))
+	}
+	to(exit.Gateway{Here: true})
+	w.path.SetQuotas(map[string]quota.Quota{"b": {Flows: 1}})
+	w.exchange(exchange{"a", segment("10.244.1.10:1000", server, packet.SYN), "host", "tcp 203.0.113.50:1000 > " + server + " S"})
+	w.from("b", segment("10.244.1.11:1000", server, packet.SYN))
+	port := w.portTo("host", server)
+	if port == 1000 {
+		t.Fatal("two connections have the same port")
+	}
+	to(there)
+	w.exchange(exchange{"b", segment("10.244.1.11:1000", server, packet.ACK), "link", encapOut + fmt.Sprintf("tcp 203.0.113.50:%d > %s A", port, server)})
+	w.exchange(exchange{"a", segment("10.244.1.10:1000", server, packet.ACK), "link", encapOut + "tcp 203.0.113.50:1000 > " + server + " A"})
+	w.exchange(exchange{"node-2 encap", segment(server, fmt.Sprintf("203.0.113.50:%d", port), packet.ACK), "b", "tcp " + server + " > 10.244.1.11:1000 A"})
 }
 
 // The next agent of a node has the flows, and does not know the gateways yet. Known connections go on by the ways that

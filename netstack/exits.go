@@ -67,6 +67,9 @@ func (w *worker) leave(s *snapshot, j *journey) bool {
 		return j.drop(NoExit) // a stray reset begins no flow, and without one would show the pod's own address
 	}
 	to.Src, to.Space, j.via = e.Src, space, via
+	if j.moved {
+		to.SrcPort = j.port
+	}
 	return true
 }
 
@@ -133,6 +136,9 @@ func (s *snapshot) peerIn(space uint32) *peer {
 func (w *worker) stands(s *snapshot, j *journey) bool {
 	if j.hit.Dir == flow.Reply || w.leads(s, j) {
 		return true
+	}
+	if j.leaves() && w.exitOf(s, j, &j.hit.To).Src == j.hit.To.Src {
+		j.moved, j.port = true, j.hit.To.SrcPort
 	}
 	w.forget(j)
 	return false

@@ -29,9 +29,13 @@ type journey struct {
 	hit flow.Hit
 	// via says where the flow sends the packet when its destination address does not, as flow.Entry.Via.
 	via  uint64
-	rule uint64      // of the Policy's ruling, if it was asked
-	to   *Attachment // with ToTAP
-	peer *peer       // with ToLink
+	rule uint64 // of the Policy's ruling, if it was asked
+	// moved is set when the packet's flow ended because it leaves by another node now, from the same address. The flow
+	// that it begins instead was paid for, and keeps port, which the server knows.
+	moved bool
+	port  uint16
+	to    *Attachment // with ToTAP
+	peer  *peer       // with ToLink
 }
 
 // origin says where a packet came from.

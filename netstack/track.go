@@ -47,7 +47,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 // begin begins the packet's flow, if it is permitted. done is false when another goroutine began it first; ok says
 // whether further steps follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
-	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.mayBeginOne() {
+	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.moved && !j.mayBeginOne() {
 		return true, false
 	}
 	if done, ok = w.enter(s, j, w.pick(s, j)); j.begun && j.hit.Backend != 0 && j.from != nil && isSYN(j.packet) {

@@ -9,6 +9,7 @@ package egress
 import (
 	"cmp"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -168,7 +169,14 @@ type Stage struct {
 func (s *Stage) Of(node string, objs *kube.Objects, services []netip.Prefix, say *kube.Report) Result {
 	if !s.begun || !s.same(objs) || !kube.Same(s.services, services) {
 		var found kube.Report
-		*s = Stage{services: services, begun: true, made: resultOf(node, objs, Read(objs, services, &found), &found), objs: kube.Objects{
+		made := resultOf(node, objs, Read(objs, services, &found), &found)
+		if reflect.DeepEqual(made.Links, s.made.Links) { // as when another pod comes
+			made.Links = s.made.Links
+		}
+		if slices.Equal(made.Pods.Addresses, s.made.Pods.Addresses) {
+			made.Pods.Addresses = s.made.Pods.Addresses
+		}
+		*s = Stage{services: services, begun: true, made: made, objs: kube.Objects{
 			EgressAddresses: objs.EgressAddresses, Nodes: objs.Nodes, Pods: objs.Pods, AddressPools: objs.AddressPools,
 		}}
 		s.problems = found.Problems
@@ -223,7 +231,7 @@ func resultOf(node string, objs *kube.Objects, list []*Address, say *kube.Report
 		for _, addr := range a.Addrs {
 			ranked := announce.Rank(addr, announce.Eligible(a.Nodes, []announce.Needs{{}}))
 			r.Links = append(r.Links, announce.Link{
-				Addr: addr, Egress: a.Name, Used: used[a], Interfaces: a.Spec.Interfaces, Ranked: ranked[:min(len(ranked), announce.Close)],
+				Addr: addr, Egress: a.Name, Used: used[a], Interfaces: a.Spec.Interfaces, Ranked: ranked,
 			})
 		}
 	}
