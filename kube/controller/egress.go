@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/egress"
 	"tapestry.dev/tapestry/kube/translate"
@@ -23,8 +24,9 @@ func EgressStatus(objs kube.Objects, at time.Time) kube.Objects {
 	}
 	objs.EgressAddresses = changed(objs.EgressAddresses, func(*v1alpha1.EgressAddress) bool { return true }, func(obj *v1alpha1.EgressAddress) {
 		a := faults[obj.Name]
-		c := metav1.Condition{Type: v1alpha1.EgressReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: fmt.Sprintf("%d nodes can be the gateway", len(a.Nodes))}
-		if len(a.Nodes) == 1 {
+		n := len(announce.Eligible(a.Nodes, []announce.Needs{{}})) // none that is about to go
+		c := metav1.Condition{Type: v1alpha1.EgressReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: fmt.Sprintf("%d nodes can be the gateway", n)}
+		if n == 1 {
 			c.Message = "one node can be the gateway: there is no other when it fails"
 		}
 		if len(a.Faults) > 0 {

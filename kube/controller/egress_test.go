@@ -14,6 +14,8 @@ const egressObjects = `
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n2, labels: {rack: a}}, spec: {podCIDRs: [10.244.2.0/24]}}
 ---
+{apiVersion: v1, kind: Node, metadata: {name: leaving, labels: {rack: a}}, spec: {podCIDRs: [10.244.3.0/24], unschedulable: true}}
+---
 apiVersion: tapestry.dev/v1alpha1
 kind: EgressAddress
 metadata: {name: good, generation: 3}
