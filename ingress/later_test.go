@@ -101,8 +101,8 @@ func TestManyAreBegunSlowly(t *testing.T) {
 	})
 }
 
-// TestWhoWaitsIsNotReplaced: while a client's connections wait, it gets no others in their stead, or none would have its
-// turn. One that loses its place to another client, or whose client is gone, waits no more.
+// TestWhoWaitsIsNotReplaced: while a client's connections wait, it gets no others in their stead, or none would have
+// its turn. One that loses its place to another client, or whose client is gone, waits no more.
 func TestWhoWaitsIsNotReplaced(t *testing.T) {
 	const places = fewAtOnce + 10
 	synctest.Test(t, func(t *testing.T) {
@@ -129,8 +129,8 @@ func TestWhoWaitsIsNotReplaced(t *testing.T) {
 	})
 }
 
-// TestWaitingEndsWithTheServer: requests of connections that wait are answered when Shutdown is called, and cut with all
-// others when its time is over.
+// TestWaitingEndsWithTheServer: requests of connections that wait are answered when Shutdown is called, and cut with
+// all others when its time is over.
 func TestWaitingEndsWithTheServer(t *testing.T) {
 	for _, cut := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -186,8 +186,8 @@ func TestWaitingEndsWithTheServer(t *testing.T) {
 	}
 }
 
-// TestSilentDoNotHoldShutdown: a connection that waits and sends nothing delays Shutdown by startTime, and net/http by five
-// seconds and a round of its own then.
+// TestSilentDoNotHoldShutdown: a connection that waits and sends nothing delays Shutdown by startTime, and net/http by
+// five seconds and a round of its own then.
 func TestSilentDoNotHoldShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAsking(t, Options{})
@@ -268,8 +268,8 @@ func TestRefusedAreKept(t *testing.T) {
 	}
 }
 
-// TestWhoLeftTakesNoTurn: a connection whose client sends no more, or is gone, is closed when its turn comes, and the next
-// one has the turn. It does not count as in use while it waits.
+// TestWhoLeftTakesNoTurn: a connection whose client sends no more, or is gone, is closed when its turn comes, and the
+// next one has the turn. It does not count as in use while it waits.
 func TestWhoLeftTakesNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{})

@@ -51,8 +51,8 @@ type Options struct {
 	// under way. 0 is 4096. When all are in use, the client with most of them loses one to a client with fewer. A
 	// client is an IPv4 address or an IPv6 network of 64 bits.
 	MaxConns int
-	// Limbo is how many descriptors there are to keep refused connections with for a while (package limbo), at least 2; 0:
-	// they are closed at once.
+	// Limbo is how many descriptors there are to keep refused connections with for a while (package limbo), at least 2;
+	// 0: they are closed at once.
 	Limbo int
 	// MaxIdle is how many connections to HTTP/1.1 backends are kept while they are idle. 0 is 4096.
 	MaxIdle int

@@ -77,8 +77,8 @@ func ProxyProtocol(svc *corev1.Service) (version uint8, ok bool) {
 // same taint (KEP-3836).
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
-// MaxPodLabels is how many labels a pod can be selected by. Whoever makes a pod chooses how many it has, and agents keep
-// them in memory.
+// MaxPodLabels is how many labels a pod can be selected by. Whoever makes a pod chooses how many it has, and agents
+// keep them in memory.
 const MaxPodLabels = 64
 
 // Leaving reports whether a Node is cordoned or about to be removed.

@@ -6,10 +6,10 @@ import (
 )
 
 // A backend that ends closes its socket before all nodes have heard that it ends, and refuses what is still led to it.
-// The client asked the Service, and another of its endpoints would have served it. So the node that led the client's SYN
-// to the backend sends that SYN to another one, and the client does not hear of the refusal. It does, and at once, when
-// there is no other backend, or knock.Most have refused. A pod of this node that is gone altogether, while the Balancer
-// still leads to it, counts as one that refuses.
+// The client asked the Service, and another of its endpoints would have served it. So the node that led the client's
+// SYN to the backend sends that SYN to another one, and the client does not hear of the refusal. It does, and at once,
+// when there is no other backend, or knock.Most have refused. A pod of this node that is gone altogether, while the
+// Balancer still leads to it, counts as one that refuses.
 //
 // Only SYNs that attachments sent are kept. Connections of the stack (NodePort, Ingress) are tried again by those who
 // make them.
@@ -35,8 +35,8 @@ func (p *Path) asker(s *snapshot, orig *packet.Tuple) (att *Attachment, routed b
 	return att, false
 }
 
-// asksAnother reports whether the journey of a reset, by which a backend refuses a connection, ends here because another
-// backend is asked.
+// asksAnother reports whether the journey of a reset, by which a backend refuses a connection, ends here because
+// another backend is asked.
 func (w *worker) asksAnother(s *snapshot, j *journey) bool {
 	orig := j.hit.To.Reverse()
 	att, routed := w.path.asker(s, &orig)
@@ -53,8 +53,8 @@ func (w *worker) asksInstead(j *journey) bool {
 	return w.path.knocks(j.from, j.routed).Refuse(&j.orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j, j.from)
 }
 
-// findsAnother ends the journey if there is another backend for w.syn, and asker, who sent that, may begin one more flow.
-// A pod that is refused on purpose would begin many times as many as its quota says otherwise.
+// findsAnother ends the journey if there is another backend for w.syn, and asker, who sent that, may begin one more
+// flow. A pod that is refused on purpose would begin many times as many as its quota says otherwise.
 func (w *worker) findsAnother(j *journey, asker *Attachment) bool {
 	if w.other = w.path.another(&w.syn.Orig, w.syn.Refused()); w.other.Kind != packet.Picked || !asker.paysFlow() {
 		return false
@@ -63,8 +63,8 @@ func (w *worker) findsAnother(j *journey, asker *Attachment) bool {
 	return !j.drop(Retried) // carry sends the SYN
 }
 
-// askAnother sends w.syn to w.other. The SYN was admitted when it came. nested says that the stack sent what it is asked
-// for.
+// askAnother sends w.syn to w.other. The SYN was admitted when it came. nested says that the stack sent what it is
+// asked for.
 func (w *worker) askAnother(s *snapshot, nested bool) {
 	p := &w.latePacket
 	att, routed := w.path.asker(s, &w.syn.Orig)

@@ -214,8 +214,8 @@ func TestRetriedIsCounted(t *testing.T) {
 	}
 }
 
-// TestRetriesAreCharged: a pod whose connections are refused begins no more flows than its quota says, and what is beyond
-// that is refused at once.
+// TestRetriesAreCharged: a pod whose connections are refused begins no more flows than its quota says, and what is
+// beyond that is refused at once.
 func TestRetriesAreCharged(t *testing.T) {
 	w := newRefusing(t, "10.244.2.10:8080", "10.244.2.11:8080")
 	now := time.Now()
@@ -230,8 +230,8 @@ func TestRetriesAreCharged(t *testing.T) {
 	w.silent()
 }
 
-// TestAnotherIsAskedLater: when the stack itself sends a refusal, and the other backend is the stack again, that gets the
-// SYN in another goroutine, since it may hold locks in this one.
+// TestAnotherIsAskedLater: when the stack itself sends a refusal, and the other backend is the stack again, that gets
+// the SYN in another goroutine, since it may hold locks in this one.
 func TestAnotherIsAskedLater(t *testing.T) {
 	w := newRefusing(t)
 	sent := make(chan struct{})

@@ -19,8 +19,8 @@ const (
 	far             = "203.0.113.51"
 )
 
-// newEgressWorld is newExitWorld with egress addresses: pod a leaves from egress and egress6 by this node, pod b from far
-// by node-2.
+// newEgressWorld is newExitWorld with egress addresses: pod a leaves from egress and egress6 by this node, pod b from
+// far by node-2.
 func newEgressWorld(t *testing.T) *world { return newEgressWorldOver(t, make([]byte, flow.Size(4096))) }
 
 // newEgressWorldOver is newEgressWorld over the flow memory of an earlier node.
@@ -160,8 +160,8 @@ func (w *world) portTo(where, server string) uint16 {
 	return 0
 }
 
-// A connection follows its gateway, from this node to another and back, with the port that the server knows. While there
-// is none, or none in reach, nothing leaves.
+// A connection follows its gateway, from this node to another and back, with the port that the server knows. While
+// there is none, or none in reach, nothing leaves.
 func TestEgressFailover(t *testing.T) {
 	const a, server = "10.244.1.10:1000", "198.51.100.1:443"
 	here, there := exit.Gateway{Here: true}, exit.Gateway{Peer: node2}

@@ -15,9 +15,9 @@ import (
 // brings never leaves again: it is of the host, of routed clients, or an answer.
 //
 // A pod with an egress address gets it as its source on the pod's own node, which alone knows the pods. The gateway,
-// which alone announces the address, takes packets from it out of the tunnel and gives the flow a port of its own, since
-// pods of several nodes share the address. So each flow is translated on both, and neither asks the other. On both, its
-// port is charged to whoever began it: to the pod, and to the pod's node.
+// which alone announces the address, takes packets from it out of the tunnel and gives the flow a port of its own,
+// since pods of several nodes share the address. So each flow is translated on both, and neither asks the other. On
+// both, its port is charged to whoever began it: to the pod, and to the pod's node.
 
 // SetExits replaces how packets leave; nil means over host sockets. Flows that began on another way end at their next
 // packet. Attachments that come later go by t from the beginning.
@@ -175,9 +175,9 @@ func (w *worker) strays(s *snapshot, j *journey) bool {
 	return true
 }
 
-// admitExit reports whether an encapsulated packet is of a peer's pod that leaves by this node, or an answer to a pod of
-// this node that left by the peer. The peer's word on which of its pods use an address is taken; the peer's space keeps
-// it from flows that left by others.
+// admitExit reports whether an encapsulated packet is of a peer's pod that leaves by this node, or an answer to a pod
+// of this node that left by the peer. The peer's word on which of its pods use an address is taken; the peer's space
+// keeps it from flows that left by others.
 func (w *worker) admitExit(s *snapshot, j *journey) bool {
 	exits, t := w.path.exits.Load(), &j.packet.Tuple
 	if exits == nil {

@@ -43,9 +43,9 @@ type Options struct {
 	// other node's host socket or host TAP. It must be safe for concurrent use and allocate nothing. t is borrowed. nil
 	// steers nothing.
 	Steer func(t *packet.Tuple, wrapped bool) packet.Choice
-	// Another says what to do with a SYN that it, or the Balancer, had sent to the refused backends, which refused it: it
-	// returns Picked with another backend for the Service port at t's destination, or any other Choice if there is none.
-	// It must be safe for concurrent use and allocate nothing. t and refused are borrowed. nil knows none.
+	// Another says what to do with a SYN that it, or the Balancer, had sent to the refused backends, which refused it:
+	// it returns Picked with another backend for the Service port at t's destination, or any other Choice if there is
+	// none. It must be safe for concurrent use and allocate nothing. t and refused are borrowed. nil knows none.
 	Another func(t *packet.Tuple, refused []uint64) packet.Choice
 	// Watcher is told how flows to backends go. nil for none.
 	Watcher Watcher

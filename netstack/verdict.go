@@ -2,8 +2,8 @@ package netstack
 
 // Verdict is what the pipeline did with a packet. Every packet gets exactly one. A fragment that was Held gets another
 // one when it waits no longer. Of the pieces of a packet that another node cut, all but the last are Held and get no
-// other; the last one gets the packet's. A SYN that goes to another backend, since one refused it, gets another one each
-// time.
+// other; the last one gets the packet's. A SYN that goes to another backend, since one refused it, gets another one
+// each time.
 type Verdict uint8
 
 // The verdicts.

@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// egressWorld are two nodes with host TAPs, and the hosts' ends of these. The pods of the first that are named leave from
-// addr.
+// egressWorld are two nodes with host TAPs, and the hosts' ends of these. The pods of the first that are named leave
+// from addr.
 type egressWorld struct {
 	t       *testing.T
 	addr    netip.Addr

@@ -52,8 +52,8 @@ func (n *Node) setNodePorts() {
 	n.nodePorts.Set(nodeport.PortsAt(n.table.Load(), n.limits()))
 }
 
-// setHealthChecks has the host answer the health checks of the present Table where its node ports are. A family that the
-// host has not may be switched off there, so nothing listens for all of it. Its failures become problems.
+// setHealthChecks has the host answer the health checks of the present Table where its node ports are. A family that
+// the host has not may be switched off there, so nothing listens for all of it. Its failures become problems.
 func (n *Node) setHealthChecks() {
 	at := slices.DeleteFunc(n.limits().Addrs(), func(a netip.Addr) bool {
 		return a.IsUnspecified() && !nodeAddr(&n.Config().Netstack, a).IsValid()

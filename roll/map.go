@@ -14,8 +14,8 @@ const (
 )
 
 // Map is a map that never changes. Callers give the hash of each key, which must always be the same, and which nobody
-// else may be able to choose: keys with one hash are compared one by one. The memory for paths to keys that were deleted
-// stays. The zero value is empty.
+// else may be able to choose: keys with one hash are compared one by one. The memory for paths to keys that were
+// deleted stays. The zero value is empty.
 type Map[K comparable, V any] struct {
 	root *node[K, V]
 	n    int

@@ -91,8 +91,8 @@ func TestAnotherAsWithout(t *testing.T) {
 	}
 }
 
-// TestNoOther: what leads to one server, or to none, has no other. Nor has a client whom the Service's SourceRanges have
-// left out since it was led to its backend.
+// TestNoOther: what leads to one server, or to none, has no other. Nor has a client whom the Service's SourceRanges
+// have left out since it was led to its backend.
 func TestNoOther(t *testing.T) {
 	table := anotherTable(t, func(s *Service) {
 		s.Endpoints = eps("10.0.0.1 a rs", "10.0.0.2 a rs")

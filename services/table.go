@@ -307,8 +307,8 @@ func (t *Table) excludes(f *front, tuple *packet.Tuple) bool {
 	return f.guarded && !addressing.Contains(t.config.Services.At(int(f.service)).SourceRanges, tuple.Src.Netip())
 }
 
-// setOf returns the backends that a frontend of a Service has for the tuple's client. there is the node at whose address
-// a client in the cluster asks for that node's own endpoints, else "".
+// setOf returns the backends that a frontend of a Service has for the tuple's client. there is the node at whose
+// address a client in the cluster asks for that node's own endpoints, else "".
 func (t *Table) setOf(f *front, tuple *packet.Tuple) (s *set, there string) {
 	s = &t.units.At(int(f.service)).sets[f.set]
 	if f.inside != f.set && t.fromInside(&tuple.Src) {

@@ -85,8 +85,8 @@ func TestLobby(t *testing.T) {
 	})
 }
 
-// TestLobbyOfTheDead: those that are dead when their turn comes, and leave then, take neither a turn nor a place, however
-// many they are, and no call of admit is within another one.
+// TestLobbyOfTheDead: those that are dead when their turn comes, and leave then, take neither a turn nor a place,
+// however many they are, and no call of admit is within another one.
 func TestLobbyOfTheDead(t *testing.T) {
 	const free, every, many = 2, 10 * time.Millisecond, 1000
 	synctest.Test(t, func(t *testing.T) {
@@ -130,8 +130,8 @@ func TestLobbyOfTheDead(t *testing.T) {
 	})
 }
 
-// TestLobbyTwin holds a Lobby against lists: nobody is lost or let in twice, who is dead when its turn comes takes none, nobody of an owner waits while the owner
-// has room, and the pace lets in whose turn it is.
+// TestLobbyTwin holds a Lobby against lists: nobody is lost or let in twice, who is dead when its turn comes takes
+// none, nobody of an owner waits while the owner has room, and the pace lets in whose turn it is.
 func TestLobbyTwin(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 7))

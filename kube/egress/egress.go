@@ -45,8 +45,8 @@ type Address struct {
 	pods labels.Selector
 }
 
-// Read reads all EgressAddresses, the oldest first, since that keeps an address of which there are several. services are
-// the ranges of Services.
+// Read reads all EgressAddresses, the oldest first, since that keeps an address of which there are several. services
+// are the ranges of Services.
 func Read(objs *kube.Objects, services []netip.Prefix, say *kube.Report) []*Address {
 	sorted := slices.SortedFunc(slices.Values(objs.EgressAddresses), func(a, b *v1alpha1.EgressAddress) int {
 		return cmp.Or(a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))

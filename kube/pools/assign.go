@@ -319,8 +319,8 @@ func (w *work) gets(s *wish, got []netip.Addr, p *pool) {
 	}
 }
 
-// isOnNodes reports whether what a Service has got is of a pool of nodes. Where its addresses are in no pool any longer,
-// it is what it was.
+// isOnNodes reports whether what a Service has got is of a pool of nodes. Where its addresses are in no pool any
+// longer, it is what it was.
 func (s *wish) isOnNodes() bool {
 	if s.pool == nil {
 		return s.onNodes

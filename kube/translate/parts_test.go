@@ -117,8 +117,8 @@ func TestPartsTwin(t *testing.T) {
 	}
 }
 
-// One endpoint's change in a Service with 100 slices of 1,000 allocates what it does with two, but for what there is once
-// for each slice.
+// One endpoint's change in a Service with 100 slices of 1,000 allocates what it does with two, but for what there is
+// once for each slice.
 func TestEndpointAmongHundredThousand(t *testing.T) {
 	measure := func(n int) uint64 {
 		objs := kube.Objects{Services: []*corev1.Service{largeService()}}

@@ -27,8 +27,8 @@ type Pods struct {
 	// Addrs are the egress addresses of pods, by the names of their attachments: one of each family at most. What a pod
 	// that is named sends in a family without an address is refused, and so is all it sends if it has none.
 	Addrs map[string][]netip.Addr
-	// Held are namespaces of which a pod that neither Addrs nor Free names is refused the outside: it may be one that has
-	// an egress address. Free are the pods of these namespaces that have none.
+	// Held are namespaces of which a pod that neither Addrs nor Free names is refused the outside: it may be one that
+	// has an egress address. Free are the pods of these namespaces that have none.
 	Held []string
 	Free map[string]bool
 }

@@ -9,8 +9,8 @@ import (
 // Lookup finds the flow of a packet, in either direction, and fills hit. It refreshes the flow: last seen and, for TCP
 // and SCTP by the flags of the segment, the state advance. A reset that its receiver will ignore changes nothing.
 // Lookup returns false for expired flows; hit then means nothing. When hit.State is Closed, the packet opens a new
-// connection with the tuples of an ended one: the caller deletes the flow and goes on as after a miss. When it is Refused,
-// the packet tells the side that opened the flow that its Backend will not have the connection. For a SYN from
+// connection with the tuples of an ended one: the caller deletes the flow and goes on as after a miss. When it is
+// Refused, the packet tells the side that opened the flow that its Backend will not have the connection. For a SYN from
 // the side that opened the flow, hit.State is SynSent and hit.Checked is 0 however far the flow has come: nothing that
 // was found for an earlier connection with these tuples is valid for a new one.
 func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {

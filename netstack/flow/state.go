@@ -25,8 +25,8 @@ const (
 	// (its Orig is the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first of a
 	// new flow.
 	Closed
-	// Refused is never stored: Lookup reports it, for a flow whose state becomes Reset, for the reset by which a Backend
-	// refuses a TCP connection.
+	// Refused is never stored: Lookup reports it, for a flow whose state becomes Reset, for the reset by which a
+	// Backend refuses a TCP connection.
 	Refused
 )
 

@@ -1,6 +1,6 @@
 // Package knock keeps the SYNs by which a sender has just asked Services for connections, until they are answered. When
-// a backend refuses one, the same SYN can be sent to another, and its client never hears of the refusal. A SYN cannot be
-// made anew: it has options (RFC 9293 3.1, RFC 7323) that nothing else of the connection tells.
+// a backend refuses one, the same SYN can be sent to another, and its client never hears of the refusal. A SYN cannot
+// be made anew: it has options (RFC 9293 3.1, RFC 7323) that nothing else of the connection tells.
 //
 // Each sender has a Ring of its own, in which its later SYNs displace its earlier ones. So a flood of SYNs costs nobody
 // but its sender, whose refusals it then hears of, as it would without a Ring.
@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// Longest is the length in bytes of the longest SYN that is kept: IPv6 and all options of TCP. One that carries data,
-	// or has options of IP, may be longer.
+	// Longest is the length in bytes of the longest SYN that is kept: IPv6 and all options of TCP. One that carries
+	// data, or has options of IP, may be longer.
 	Longest = 40 + 60
-	// Most is how many other backends a SYN is sent to until its client hears of a refusal. During a rolling update a quarter
-	// of the pods may end at one time (RollingUpdateDeployment, the default of maxUnavailable); then one in a thousand of the
-	// refused SYNs meets nobody else six times.
+	// Most is how many other backends a SYN is sent to until its client hears of a refusal. During a rolling update a
+	// quarter of the pods may end at one time (RollingUpdateDeployment, the default of maxUnavailable); then one in a
+	// thousand of the refused SYNs meets nobody else six times.
 	Most = 5
-	// size is how many SYNs a Ring has: those that a sender has under way while one of them goes to another node and its
-	// refusal comes back, which takes a millisecond.
+	// size is how many SYNs a Ring has: those that a sender has under way while one of them goes to another node and
+	// its refusal comes back, which takes a millisecond.
 	size = 64
 )
 
@@ -44,8 +44,8 @@ func (s *SYN) IP() []byte { return s.ip[:s.n] }
 // Refused returns the backends that have refused the SYN. The list belongs to the SYN.
 func (s *SYN) Refused() []uint64 { return s.backends[:s.refused] }
 
-// Ring keeps the last SYNs of one sender. The zero Ring is empty, and takes memory when the first SYN comes. Its methods
-// may be called concurrently, and allocate nothing else.
+// Ring keeps the last SYNs of one sender. The zero Ring is empty, and takes memory when the first SYN comes. Its
+// methods may be called concurrently, and allocate nothing else.
 type Ring struct {
 	mu   sync.Mutex
 	next uint32 // counts the SYNs that were kept

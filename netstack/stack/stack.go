@@ -269,10 +269,9 @@ func (s *Stack) spawn(f func()) bool {
 	return true
 }
 
-// Resume takes over what the process before relayed for pods that are here, and for clients of pods that are Far, before
-// any frame of a pod is delivered. It goes on with that when begin is closed, from when on frames are delivered, or with
-// nil at once.
-// ports is how many ports of pods outside are the same as before.
+// Resume takes over what the process before relayed for pods that are here, and for clients of pods that are Far,
+// before any frame of a pod is delivered. It goes on with that when begin is closed, from when on frames are delivered,
+// or with nil at once. ports is how many ports of pods outside are the same as before.
 func (s *Stack) Resume(here func(pod netip.Addr) bool, begin <-chan struct{}) (conns tcprelay.Resumed, ports int) {
 	conns, ports = s.relay.Resume(here), s.udp.Resume(here)
 	if conns.Resumed > 0 {

@@ -130,8 +130,8 @@ func (h *holder) flush() {
 }
 
 const (
-	// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held. Later ones do
-	// not wait for somebody who hangs: Keep is tried once for each batch, until it succeeds.
+	// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held. Later ones
+	// do not wait for somebody who hangs: Keep is tried once for each batch, until it succeeds.
 	keepTries = 200
 	// retryAfter is when Keep is tried again for connections that went on.
 	retryAfter = 100 * time.Millisecond

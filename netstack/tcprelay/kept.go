@@ -96,9 +96,10 @@ func (c *conn) drain() {
 	}
 }
 
-// worthTelling returns how many bytes a pod is told of at once, of those that the socket accepts later. Smaller steps are
-// not worth a segment, unless they are the last one (RFC 9293 3.8.6.2.2). A far pod whose bytes are not acknowledged in
-// time takes them for lost, and sends less; its acknowledgements come for every second segment (RFC 5681 4.2).
+// worthTelling returns how many bytes a pod is told of at once, of those that the socket accepts later. Smaller steps
+// are not worth a segment, unless they are the last one (RFC 9293 3.8.6.2.2). A far pod whose bytes are not
+// acknowledged in time takes them for lost, and sends less; its acknowledgements come for every second segment (RFC
+// 5681 4.2).
 func (c *conn) worthTelling() int {
 	if c.far != nil {
 		return 2 * c.far.mss

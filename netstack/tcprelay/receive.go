@@ -310,8 +310,8 @@ func (c *conn) takeAck(seq, ack, wnd uint32, bare bool) todo {
 }
 
 // announces reports whether the window of a segment that acknowledges what was acknowledged before is to be believed
-// (RFC 9293 3.10.7.4): a segment that was overtaken may have an older one. Of segments with one number the larger window
-// is the newer one, as receivers do not take back what they have announced, unless they have no memory at all.
+// (RFC 9293 3.10.7.4): a segment that was overtaken may have an older one. Of segments with one number the larger
+// window is the newer one, as receivers do not take back what they have announced, unless they have no memory at all.
 func (f *podStream) announces(seq, wnd uint32) bool {
 	if seq == f.windowSeq {
 		return wnd > f.lastWindow || wnd == 0

@@ -204,8 +204,8 @@ func TestNotResumed(t *testing.T) {
 	}
 }
 
-// A pod may speak when its connection is known, and before it goes on: what it says arrives, and the pod is sent nothing
-// that it may have already.
+// A pod may speak when its connection is known, and before it goes on: what it says arrives, and the pod is sent
+// nothing that it may have already.
 func TestPodSpeaksBeforeItGoesOn(t *testing.T) {
 	s, sh := newHeld(t, 4)
 	server, mine, theirs := s.egress(1000)

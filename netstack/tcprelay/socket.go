@@ -171,9 +171,9 @@ func (c *conn) hangUp(clean bool) {
 	}
 }
 
-// untouched reports whether the pod has neither acknowledged any byte of the client nor said one, so that the connection,
-// which was in state was, can be made to another pod. What the client has said is still in its socket then, if it is only
-// peeked at. The caller holds mu.
+// untouched reports whether the pod has neither acknowledged any byte of the client nor said one, so that the
+// connection, which was in state was, can be made to another pod. What the client has said is still in its socket then,
+// if it is only peeked at. The caller holds mu.
 func (c *conn) untouched(was state) bool {
 	f := &c.from
 	switch was {
@@ -185,8 +185,8 @@ func (c *conn) untouched(was state) bool {
 	return false
 }
 
-// giveBack keeps the client's socket for whoever has joined the connection, and releases the connection's own descriptor
-// of it. It reports whether it could.
+// giveBack keeps the client's socket for whoever has joined the connection, and releases the connection's own
+// descriptor of it. It reports whether it could.
 func (c *conn) giveBack() bool {
 	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {

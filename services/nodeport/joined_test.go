@@ -81,8 +81,8 @@ func leave(t *testing.T, c *net.TCPConn) *net.TCPConn {
 	return left.(*net.TCPConn)
 }
 
-// A client hears of no backend that refuses it while there is another one, and of the last at once: whether it is joined
-// with its backend or the backend is dialled. What it has sent meanwhile is not lost.
+// A client hears of no backend that refuses it while there is another one, and of the last at once: whether it is
+// joined with its backend or the backend is dialled. What it has sent meanwhile is not lost.
 func TestRefusingBackends(t *testing.T) {
 	for name, joins := range map[string]bool{"joined": true, "dialled": false} {
 		for refusals := range mostRefusals + 2 {

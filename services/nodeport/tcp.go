@@ -156,8 +156,8 @@ func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a 
 	return nil
 }
 
-// isRefusal reports whether a backend refused to be dialled. One that does not answer has cost the client more time than
-// it has for another.
+// isRefusal reports whether a backend refused to be dialled. One that does not answer has cost the client more time
+// than it has for another.
 func isRefusal(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 func (p *Proxy) dial(f flow) (net.Conn, error) {

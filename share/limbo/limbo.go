@@ -3,10 +3,10 @@
 //
 // # Where they are
 //
-// A connection in limbo has no descriptor, no goroutine and no place in a poller: it is a message under way in a pair of
-// Unix sockets that nobody reads (SCM_RIGHTS, unix(7)), and the kernel ends it when the pair is closed. So the limit of
-// the process's descriptors does not bound how many are kept, but another one does: a user may have as many descriptors
-// under way as RLIMIT_NOFILE says, all of its processes together, and the keeper needs a few. See New.
+// A connection in limbo has no descriptor, no goroutine and no place in a poller: it is a message under way in a pair
+// of Unix sockets that nobody reads (SCM_RIGHTS, unix(7)), and the kernel ends it when the pair is closed. So the limit
+// of the process's descriptors does not bound how many are kept, but another one does: a user may have as many
+// descriptors under way as RLIMIT_NOFILE says, all of its processes together, and the keeper needs a few. See New.
 //
 // # What they cost the kernel
 //
@@ -31,10 +31,11 @@ import (
 )
 
 const (
-	// PerPair is how many connections are kept in a pair of sockets. A pair takes 278 before its buffer is full (212,992
-	// bytes by default, 768 for each message), and the fewer are reset together, the better.
+	// PerPair is how many connections are kept in a pair of sockets. A pair takes 278 before its buffer is full
+	// (212,992 bytes by default, 768 for each message), and the fewer are reset together, the better.
 	PerPair = 128
-	// longest is how long a connection is kept at most, and perSecond how many of the client's own make it a second more.
+	// longest is how long a connection is kept at most, and perSecond how many of the client's own make it a second
+	// more.
 	longest   = 8 * time.Second
 	perSecond = 256
 	// unread is the receive buffer of a connection that is kept, in bytes; the kernel doubles it (socket(7)).

@@ -38,8 +38,8 @@ func datagrams(ctx context.Context, args []string, times *atomic.Int64) error {
 	})
 }
 
-// fromMany takes the addresses of a range as its own, and sends what is asked from ever new ones of them to ADDRESS: syn
-// or datagram, RANGE.
+// fromMany takes the addresses of a range as its own, and sends what is asked from ever new ones of them to ADDRESS:
+// syn or datagram, RANGE.
 func fromMany(ctx context.Context, args []string, times *atomic.Int64) error {
 	kind := unix.SOCK_DGRAM
 	if args[1] == "syn" {

@@ -50,7 +50,8 @@ func uptime() time.Duration {
 	return time.Duration(now.Nano())
 }
 
-// past knows how far a process's awake.Clock was at each instant of the last seconds, as far as the machine let it look.
+// past knows how far a process's awake.Clock was at each instant of the last seconds, as far as the machine let it
+// look.
 type past struct {
 	clock *awake.Clock
 	stop  chan struct{}
@@ -102,8 +103,8 @@ func (p *past) since(then time.Duration) stalled {
 	return s
 }
 
-// stalled is how long something that was said took until it was heard: in real time, and in the time in which the machine
-// let the hearer run.
+// stalled is how long something that was said took until it was heard: in real time, and in the time in which the
+// machine let the hearer run.
 type stalled struct{ real, awake time.Duration }
 
 func (s *stalled) add(o stalled) { s.real, s.awake = max(s.real, o.real), max(s.awake, o.awake) }
@@ -250,8 +251,8 @@ type lasted struct {
 	// WorstMillis is the longest time from the writing of a block to its reading, in either direction, or of UDP from a
 	// datagram to its answer. AwakeMillis is the same without the time in which the machine lets nobody run.
 	WorstMillis, AwakeMillis float64
-	// Attempts counts short connections that were made meanwhile, one after the other: Refused, Reset and Late, which got
-	// no answer in time, those that failed. Slowest is how long one took at most.
+	// Attempts counts short connections that were made meanwhile, one after the other: Refused, Reset and Late, which
+	// got no answer in time, those that failed. Slowest is how long one took at most.
 	Attempts, Refused, Reset, Late int
 	SlowestMillis                  float64
 	Failure                        string // of one of them
@@ -283,8 +284,8 @@ func (l lasted) with(o lasted) lasted {
 // failed counts the attempts that failed.
 func (l *lasted) failed() int { return l.Refused + l.Reset + l.Late }
 
-// lastArgs are the arguments of last: TCP UDP OF FROM NETWORK/ADDR... TCP and UDP are how many connections and sockets it
-// has to each address. OF is how many connections all helpers together have there. FROM is a list of addresses, with
+// lastArgs are the arguments of last: TCP UDP OF FROM NETWORK/ADDR... TCP and UDP are how many connections and sockets
+// it has to each address. OF is how many connections all helpers together have there. FROM is a list of addresses, with
 // commas, from which they are made by turns; "-" leaves that to the kernel.
 type lastArgs struct {
 	count map[string]int // by network

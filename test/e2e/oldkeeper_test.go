@@ -76,9 +76,9 @@ func TestKeeperOfFirstVersion(t *testing.T) {
 	t.Logf("the longest silences were %s, %s and %s", lasting.unharmed(t), relayed.unharmed(t), fromOutside.unharmed(t))
 }
 
-// TestAgentOfFirstVersion has an agent of the first version, as far as its keeper can tell, between two of this one. The
-// keeper lets go of what that one does not know: the sockets of node ports, which it opens itself, and those of relayed
-// connections, whose far ends are told. What is translated waits meanwhile and goes on.
+// TestAgentOfFirstVersion has an agent of the first version, as far as its keeper can tell, between two of this one.
+// The keeper lets go of what that one does not know: the sockets of node ports, which it opens itself, and those of
+// relayed connections, whose far ends are told. What is translated waits meanwhile and goes on.
 func TestAgentOfFirstVersion(t *testing.T) {
 	c := upFor(t, 2*testTime, "oldagent", baseYAML)
 	c.begin(t, lab.Outside(), "serve-outside", "server", "9300")

@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// restartsVariable says how often TestRestart restarts the agent and how many connections there are of each kind, as
-	// 10x1000. recordVariable names a document whose record of the measurement it replaces.
+	// restartsVariable says how often TestRestart restarts the agent and how many connections there are of each kind,
+	// as 10x1000. recordVariable names a document whose record of the measurement it replaces.
 	restartsVariable = "TAPESTRY_RESTARTS"
 	recordVariable   = "TAPESTRY_RESTARTS_RECORD"
 
-	// lastClients is how many pods are clients, and lastOutside from how many addresses clients outside come: nobody gets
-	// more of a node's connections than is left to all others.
+	// lastClients is how many pods are clients, and lastOutside from how many addresses clients outside come: nobody
+	// gets more of a node's connections than is left to all others.
 	lastClients = 2
 	lastOutside = 8
-	// mostSockets bounds the UDP sockets of each kind: an agent that may have 20,000 descriptors keeps 781 for pods that
-	// speak to the outside, and 937 for clients of node ports.
+	// mostSockets bounds the UDP sockets of each kind: an agent that may have 20,000 descriptors keeps 781 for pods
+	// that speak to the outside, and 937 for clients of node ports.
 	mostSockets = 400
 	// mostRest is the time between two restarts at most.
 	mostRest = 6 * time.Second

@@ -119,9 +119,9 @@ func (c *Client) StartAgent(ctx context.Context, node string) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpStartAgent, Agent: &rpc.Agent{Node: node}})
 }
 
-// UpgradeAgent replaces a node's agent by one of another executable, as a rolling update does: that one starts beside the
-// first, and takes over the node when it is ready. exe may be "" for the executable that the lab was brought up with.
-// UpgradeAgent returns when the first was told to end.
+// UpgradeAgent replaces a node's agent by one of another executable, as a rolling update does: that one starts beside
+// the first, and takes over the node when it is ready. exe may be "" for the executable that the lab was brought up
+// with. UpgradeAgent returns when the first was told to end.
 func (c *Client) UpgradeAgent(ctx context.Context, node, exe string) error {
 	var answer rpc.Answer
 	fds, err := c.ask(ctx, rpc.Request{Op: rpc.OpUpgradeAgent, Agent: &rpc.Agent{Node: node, Product: exe}}, &answer)

@@ -1,5 +1,5 @@
-// Package keepertest plays keepers and agents of the first version of the keeper's protocol, as that was: a later version
-// of either must get along with them.
+// Package keepertest plays keepers and agents of the first version of the keeper's protocol, as that was: a later
+// version of either must get along with them.
 package keepertest
 
 import (

@@ -20,8 +20,8 @@ type facts struct {
 	ranges []netip.Prefix
 	// routed are the ranges that pods reach from their own addresses by the host TAP.
 	routed []netip.Prefix
-	// exposed are the Services with addresses for clients outside. egress are the addresses of which the node can be the
-	// gateway. ways is the kernel's way to each of all these, and to the first address of each range in routed.
+	// exposed are the Services with addresses for clients outside. egress are the addresses of which the node can be
+	// the gateway. ways is the kernel's way to each of all these, and to the first address of each range in routed.
 	exposed []services.Exposed
 	egress  []gateway
 	ways    map[netip.Addr]tap.Way
