@@ -44,7 +44,6 @@ func egressConfig(at, farAt exit.Gateway) exit.Config {
 func TestEgressAddress(t *testing.T) {
 	const S, A, SA, R = packet.SYN, packet.ACK, packet.SYN | packet.ACK, packet.RST
 	const a, a6, b, server, server6 = "10.244.1.10:1000", "[fd00:10:244:1::10]:1000", "10.244.1.11:1000", "198.51.100.1:443", "[2001:db8:c::1]:443"
-	const prohibitedA = "icmp 3/13 10.244.1.1 > 10.244.1.11 about 10.244.1.11:1000 > "
 	for name, steps := range map[string][]step{
 		"a pod of the gateway": {
 			{"a", segment(a, server, S), "host", "tcp 203.0.113.50:1000 > 198.51.100.1:443 S", 0},

@@ -245,7 +245,7 @@ func TestFarTellsHoles(t *testing.T) {
 // A pod that cannot be reached is as one that refuses, but not one that was reached before.
 func TestFarUnreachable(t *testing.T) {
 	s := newScriptWith(t, tcprelay.Options{Far: elsewhere})
-	client, accepted := dialHost(t, 0)
+	_, accepted := dialHost(t, 0)
 	s.tuple = packet.Tuple{
 		Src: packet.AddrFrom(podIPs[0]), SrcPort: 80, Proto: packet.TCP,
 		Dst: packet.AddrFrom(seenAs[0].Addr()), DstPort: seenAs[0].Port(),

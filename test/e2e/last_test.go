@@ -281,9 +281,6 @@ func (l lasted) with(o lasted) lasted {
 	return l
 }
 
-// failed counts the attempts that failed.
-func (l *lasted) failed() int { return l.Refused + l.Reset + l.Late }
-
 // lastArgs are the arguments of last: TCP UDP OF FROM NETWORK/ADDR... TCP and UDP are how many connections and sockets
 // it has to each address. OF is how many connections all helpers together have there. FROM is a list of addresses, with
 // commas, from which they are made by turns; "-" leaves that to the kernel.
