@@ -115,16 +115,7 @@ func TestEgressAddress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newEgressWorld(t)
-			for _, s := range steps {
-				w.from(s.from, s.packet)
-				if s.want != "" {
-					w.expect(s.where, s.want)
-				}
-				if s.reason != NotDropped {
-					w.dropped(s.reason)
-				}
-			}
-			w.silent()
+			w.take(steps)
 		})
 	}
 }
@@ -181,7 +172,8 @@ func TestEgressFailover(t *testing.T) {
 	to(here)
 	w.exchange(exchange{"a", segment(a, server, packet.ACK), "host", "tcp 203.0.113.50:1000 > 198.51.100.1:443 A"})
 	w.exchange(exchange{"host", segment(server, "203.0.113.50:1000", packet.ACK), "a", "tcp 198.51.100.1:443 > 10.244.1.10:1000 A"})
-	w.from("node-2 encap", segment(server, "203.0.113.50:1000", packet.ACK)) // nor is that one, which answers no late answer
+	// Nor is that one, which answers no late answer.
+	w.from("node-2 encap", segment(server, "203.0.113.50:1000", packet.ACK))
 	w.dropped(BadEncap)
 	w.silent()
 }

@@ -77,16 +77,7 @@ func TestRoutedOut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newExitWorld(t)
-			for _, s := range steps {
-				w.from(s.from, s.packet)
-				if s.want != "" {
-					w.expect(s.where, s.want)
-				}
-				if s.reason != NotDropped {
-					w.dropped(s.reason)
-				}
-			}
-			w.silent()
+			w.take(steps)
 		})
 	}
 }

@@ -27,6 +27,21 @@ type step struct {
 	reason DropReason
 }
 
+// take takes the steps, after which nothing else may have been sent.
+func (w *world) take(steps []step) {
+	w.t.Helper()
+	for _, s := range steps {
+		w.from(s.from, s.packet)
+		if s.want != "" {
+			w.expect(s.where, s.want)
+		}
+		if s.reason != NotDropped {
+			w.dropped(s.reason)
+		}
+	}
+	w.silent()
+}
+
 func TestPacketFlows(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	for name, steps := range map[string][]step{

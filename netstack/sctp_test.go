@@ -81,16 +81,7 @@ func TestSCTPFlows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newRoutedWorld(t)
-			for _, s := range steps {
-				w.from(s.from, s.packet)
-				if s.want != "" {
-					w.expect(s.where, s.want)
-				}
-				if s.reason != NotDropped {
-					w.dropped(s.reason)
-				}
-			}
-			w.silent()
+			w.take(steps)
 		})
 	}
 }

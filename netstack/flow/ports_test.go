@@ -101,7 +101,8 @@ func TestPortsUsedUpByPod(t *testing.T) {
 			t.Fatalf("the connection is %v", hit.State)
 		}
 	}
-	for port := firstPrivileged; port <= lastPrivileged; port++ { // another of these replaces such a port, and no other does
+	// Another of these replaces such a port, and no other does.
+	for port := firstPrivileged; port <= lastPrivileged; port++ {
 		e := begin(1, port)
 		mustInsert(t, table, e)
 		answer(e)

@@ -35,7 +35,8 @@ func TestRing(t *testing.T) {
 		var got SYN
 		p := synOf(t, from, 4000, 7, 0)
 		if from == extended {
-			ip := slices.Insert(bytes.Clone(p.IP), 40, 6, 0, 1, 4, 0, 0, 0, 0) // of TCP, with eight bytes of padding (RFC 8200 4.6)
+			// The header is followed by TCP and has eight bytes of padding (RFC 8200 4.6).
+			ip := slices.Insert(bytes.Clone(p.IP), 40, 6, 0, 1, 4, 0, 0, 0, 0)
 			ip[5], ip[6] = ip[5]+8, 60
 			if fault := p.ParseIP(ip); fault != packet.Good || p.L4 != 48 {
 				t.Fatalf("fault %d", fault)

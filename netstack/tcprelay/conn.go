@@ -59,7 +59,7 @@ type conn struct {
 	joined    bool         // it began with Join
 	awaited   bool         // Join waits for its end
 	head      head         // of the pod's SYN
-	tell      func(bool)   // of Join, called when the connection is open, or when the pod will not have it; nil for none
+	tell      func(bool)   // of Join, called when the connection is open, or when the pod refuses it; nil for none
 	failed    error        // why the host socket was not connected; set before hostGone is noted
 	spare     *net.TCPConn // the client, whom the pod refused; set before ended is closed
 	ended     chan struct{}

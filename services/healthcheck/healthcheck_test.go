@@ -172,7 +172,8 @@ func TestPortsAreBounded(t *testing.T) {
 // Ports are open at the addresses that are named, as far as they can be, and follow when others are. What stays is not
 // opened again.
 func TestAtAddresses(t *testing.T) {
-	a, b, other := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("192.0.2.1") // not this host's
+	// The last one is not of this host.
+	a, b, other := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("192.0.2.1")
 	port := freeport.Of(t)
 	var opened []netip.Addr
 	s := New(Options{Healthy: func() bool { return true }, MaxSockets: 2, Listen: func(at netip.Addr, port uint16) (net.Listener, error) {
@@ -191,7 +192,8 @@ func TestAtAddresses(t *testing.T) {
 		{at: []netip.Addr{a, b}, open: []netip.Addr{a, b}, opened: 2, closed: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
 		{at: []netip.Addr{b}, open: []netip.Addr{b}, closed: []netip.Addr{a}},
 		{at: []netip.Addr{a, other}, open: []netip.Addr{a}, closed: []netip.Addr{b}, opened: 1, problems: 1},
-		{at: []netip.Addr{a, b, netip.MustParseAddr("127.0.0.4")}, open: []netip.Addr{a, b}, opened: 1, problems: 1}, // one too many
+		// The third address is one too many.
+		{at: []netip.Addr{a, b, netip.MustParseAddr("127.0.0.4")}, open: []netip.Addr{a, b}, opened: 1, problems: 1},
 		{at: []netip.Addr{}, closed: []netip.Addr{a, b}},
 		{open: []netip.Addr{a, b}, opened: 1},
 	} {

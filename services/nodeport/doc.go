@@ -49,5 +49,5 @@
 // Locks. Proxy.mu guards the sets of ports and connections, server.mu the sessions of one socket, guests.mu the order
 // of all sessions. None is held while something is read, written or dialled.
 //
-// The package has more than 1,500 lines because TCP and UDP share the sockets, their limits and the choice of a backend.
+// The package has more than 1,500 lines because TCP and UDP share the sockets, the limits and the choice of a backend.
 package nodeport

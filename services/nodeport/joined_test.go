@@ -56,7 +56,8 @@ func TestJoinTellsRefusals(t *testing.T) {
 			w.choose(1, tcpBackend(t, echo("one")))
 			port := freeport.Of(t)
 			p.Set([]PortSpec{spec(port, packet.TCP)})
-			if c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil { // the reset may come before connect(2) has ended
+			// The reset may come before connect(2) has ended.
+			if c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 				defer c.Close()
 			}
 			await.Until(t, "the connection has ended", func() bool { return u.ended.Load() == 1 })
@@ -126,7 +127,8 @@ func TestRefusingBackends(t *testing.T) {
 				port := freeport.Of(t)
 				p.Set([]PortSpec{spec(port, packet.TCP)})
 				got := make([]byte, len("one\nhello"))
-				c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)) // the reset may come before connect(2) has ended
+				// The reset may come before connect(2) has ended.
+				c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
 				if err == nil {
 					defer c.Close()
 					c.SetDeadline(time.Now().Add(await.Patience))

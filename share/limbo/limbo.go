@@ -115,7 +115,8 @@ func (l *Limbo[K]) put(raw syscall.RawConn, owner K) bool {
 		if !empty(int(fd)) {
 			return
 		}
-		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // a reset in the end
+		// The last close resets the connection.
+		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		to := r.pairs[len(r.pairs)-1][0]
 		err := unix.Sendmsg(to, []byte{0}, unix.UnixRights(int(fd)), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if sent = err == nil; err == unix.EAGAIN {

@@ -230,7 +230,8 @@ func TestFullPair(t *testing.T) {
 			t.Fatal("there was no place")
 		}
 		for _, r := range in.slots {
-			if err := unix.SetsockoptInt(r.pairs[0][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil { // the least there is
+			// The kernel makes it the least there is.
+			if err := unix.SetsockoptInt(r.pairs[0][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
 				t.Fatal(err)
 			}
 		}

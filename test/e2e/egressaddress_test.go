@@ -219,8 +219,8 @@ func (c *egressLab) seen(t *testing.T) (at string) {
 	return at
 }
 
-// unharmed ends what a pod does. No server may have seen another address. Of the connections at most one may have broken:
-// on a busy machine one of a pod on the gateway's own node does at times, when both agents are killed (docs/egress.md).
+// unharmed ends what a pod does. No server may have seen another address. Of the connections one may have broken: on a
+// busy machine one of a pod on the gateway's own node does at times, when both agents are killed (docs/egress.md).
 func (c *egressLab) unharmed(t *testing.T, pod string, talking conversations, leaving *helper) {
 	t.Helper()
 	out := decode[left](t, leaving.end(t))

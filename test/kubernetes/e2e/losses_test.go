@@ -107,7 +107,8 @@ func (l *losses) String() string {
 	for _, one := range l.lost {
 		kinds[one.kind]++
 	}
-	slow, _ := slices.BinarySearch(l.took, 900*time.Millisecond) // a second is how long a kernel waits before it repeats a SYN
+	// A second is how long a kernel waits before it repeats a SYN.
+	slow, _ := slices.BinarySearch(l.took, 900*time.Millisecond)
 	return fmt.Sprintf("%d of %d failed %v; p50 %v, p99 %v, p99.9 %v, slowest %v, %d took 0.9 s or more",
 		len(l.lost), len(l.lost)+len(l.took), kinds, at(0.5), at(0.99), at(0.999), at(1), len(l.took)-slow)
 }
