@@ -61,6 +61,9 @@ type Held struct {
 	Key overlay.PrivateKey
 	// Socket is the mesh's UDP socket. Bind replaces it when set. With neither, the Node opens a socket on any port.
 	Socket *os.File
+	// Resumes says that another Node had Socket, or the address of Bind, before. Then Start begins sessions with the
+	// other nodes at once, and pods are heard when there are some.
+	Resumes bool
 	// Bind is an underlay in memory, for several Nodes in one process; see overlaytest.
 	Bind overlay.Bind
 	// Poller reads TAPs and host sockets.
@@ -131,6 +134,7 @@ type Node struct {
 	// Start sets these in this order, and nothing changes them afterwards.
 	watch     *watch
 	mesh      *overlay.Mesh
+	early     early
 	path      *netstack.Path
 	exits     exits
 	nodePorts *nodeport.Proxy
@@ -154,8 +158,9 @@ type Node struct {
 	closed  bool
 }
 
-// Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set. When a part cannot be
-// made, Start closes the parts before it and returns an error. The Node serves until Close.
+// Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set, but for sessions with the
+// other nodes if Held.Resumes is set. When a part cannot be made, Start closes the parts before it and returns an error.
+// The Node serves until Close.
 func Start(held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")
@@ -177,6 +182,7 @@ func Start(held Held, c Config) (*Node, error) {
 	}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.know(&c)
+	n.early.to = func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) }
 	for _, p := range parts {
 		made, err := p.make(n)
 		if err != nil {
@@ -208,6 +214,7 @@ func (n *Node) Set(c Config) error {
 	}
 	if first {
 		close(n.begin)
+		n.early.end()
 	}
 	return errors.Join(errs...)
 }

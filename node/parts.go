@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ var parts = []maker{
 	{"ingress", makeIngress},            // HTTP from outside
 	{"resolvers", makeResolvers},        // cluster DNS, on the stack's addresses
 	{"host proxy", makeHostProxy},       // the way into the cluster for processes of the node, without a host TAP
+	{"sessions", makeSessions},          // with other nodes, before pods are heard
 }
 
 // maker makes one part. The part finds earlier parts in the fields of the Node.
@@ -102,12 +104,16 @@ func (n *Node) chargedFor(client netip.Addr) netip.Prefix {
 func makeMesh(n *Node) (p part, err error) {
 	n.mesh, err = overlay.New(overlay.Options{
 		PrivateKey: n.held.Key, Socket: n.held.Socket, Bind: n.held.Bind, StackAddrs: stackAddrs(n.Config().Netstack.PodCIDRs),
-		UnderlayMTU: n.held.UnderlayMTU, Logger: n.log,
-		// There is no peer before Set, and by then there is a packet path.
-		Receive:   func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) },
+		UnderlayMTU: n.held.UnderlayMTU, Logger: n.log, Resumes: n.held.Resumes,
+		Receive:   n.early.take,
 		Forbidden: func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) }, Waiting: n.held.Poller.Waiting,
 		NoGSO: n.held.NoGSO, NoGRO: n.held.NoGRO,
 	})
+	if err == nil && n.held.Resumes {
+		// Until there is a session, all that other nodes send is lost, so sessions are made while the other parts are.
+		// What is wrong is told by set.
+		_ = n.mesh.Set(n.Config().Overlay)
+	}
 	p = quiet
 	p.set = func(c *Config) error { return n.mesh.Set(c.Overlay) }
 	p.problems = func() (list []Problem) {
@@ -126,6 +132,22 @@ func makeMesh(n *Node) (p part, err error) {
 	p.counters = n.countMesh
 	p.close = func() { n.mesh.Close() }
 	return p, err
+}
+
+// meetTime is how long pods wait for sessions with other nodes, when everything else is there: what they send before
+// would be lost. A node that is down costs each start that much.
+const meetTime = 25 * time.Millisecond
+
+func makeSessions(n *Node) (part, error) {
+	var meet sync.Once
+	p := quiet
+	p.set = func(*Config) error {
+		if n.held.Resumes {
+			meet.Do(func() { n.mesh.Meet(meetTime) })
+		}
+		return nil
+	}
+	return p, nil
 }
 
 func stackAddrs(podCIDRs []netip.Prefix) (list []netip.Addr) {
@@ -150,9 +172,7 @@ func makePath(n *Node) (p part, err error) {
 		n.path.SetQuotas(c.Quotas)
 		n.setExits(c)
 		err := n.setPath(c)
-		// No pod of this node is heard before all parts are set. Those of other nodes are, through the tunnel: what
-		// they say in connections that are not resumed yet is dropped until here.
-		n.resume()
+		n.resume() // nobody is heard before all parts are set
 		return err
 	}
 	p.problems = func() []Problem { return slices.Concat(n.strandedPods(), n.cutRelays(), n.unroutable()) }

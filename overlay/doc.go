@@ -42,9 +42,13 @@ stagedMax of them per peer, and a few more from time to time.
 The Mesh begins a handshake with a new peer that has an endpoint at once. After a restart the far side still uses the
 old session, which this node can no longer read. The handshake ends that session within a round trip; WireGuard alone
 would take 15 s to notice. A lost handshake is repeated after a quarter of a second instead of 5 s. The end with the
-larger key lets the other one go first, because handshakes that cross destroy each other. When they cross all the same,
+larger key lets the other one go first, because handshakes that cross destroy each other; not so after a restart
+(Options.Resumes), when the far side has a session and begins none. When they cross all the same,
 the session carries no probe, and the prober replaces it: four times at once, and then after pauses that grow to two
 minutes, since some peers answer handshakes and never a probe.
+
+Packets for a peer without a session are lost, but for a few. So whoever restarts meets its peers before it hears its
+pods (Meet). WireGuard does not tell when there is a session: the prober looks every 2 ms while it handles a response.
 
 An initiation must be newer than the last one, by the clock of who sends it. WireGuard takes that time from the system
 clock, and gives nobody else a say. So after its clock was set back, a restarted node asks its peers in vain; a peer

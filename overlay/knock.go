@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
+
+	"tapestry.dev/tapestry/overlay/gate"
 )
 
 const (
@@ -25,9 +27,13 @@ type knock struct {
 }
 
 // admitDatagram decides about a datagram that is not data, as Options.Admit of package underlay wants it, and notes
-// initiations for the prober.
+// initiations and responses for the prober.
 func (m *Mesh) admitDatagram(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
-	if pass, answer = m.gate.Admit(msg, from); pass && m.gate.Begins(msg) {
+	pass, answer = m.gate.Admit(msg, from)
+	if pass && gate.Responds(msg) {
+		m.noteResponse(from)
+	}
+	if pass && m.gate.Begins(msg) {
 		m.answerMu.Lock()
 		if len(m.knocks) < maxKnocks {
 			m.knocks = append(m.knocks, knock{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now()})

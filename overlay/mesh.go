@@ -30,6 +30,9 @@ type Options struct {
 	// file, and may keep it over restarts. nil: the Mesh opens one on ListenPort (0: any port).
 	Socket     *os.File
 	ListenPort uint16
+	// Resumes says that Socket was that of another Mesh of this node. Its peers have sessions with that one, and begin
+	// no handshakes, so this Mesh begins them at once; see deference.
+	Resumes bool
 	// Receive is called with what a peer sent: whole IP packets, decrypted, in order, their sources inside the peer's
 	// prefixes. Receive may write to the packets, and must not keep them. It is called concurrently for different
 	// peers, never for one peer. It must not call Set or Close.
@@ -76,6 +79,7 @@ type Mesh struct {
 	refused atomic.Pointer[[]Refused] // never nil
 	ring    *ring
 	cookie  [8]byte // marks this Mesh's probes
+	met     meeting
 
 	stackAddrs []packet.Addr
 	begun      time.Time
@@ -92,9 +96,10 @@ type Mesh struct {
 	probeSeq     uint16
 	pinned       []*peer // those with pins
 
-	answerMu   sync.Mutex // guards answers and knocks
+	answerMu   sync.Mutex // guards answers, knocks and responses
 	answers    []answer
 	knocks     []knock
+	responses  []netip.AddrPort
 	wakeProber chan struct{}
 	stop       chan struct{}
 	done       sync.WaitGroup
@@ -122,7 +127,7 @@ func New(o Options) (*Mesh, error) {
 	}
 	m := &Mesh{
 		o: o, log: cmp.Or(o.Logger, slog.Default()), begun: time.Now(), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
-		applied: make(map[PublicKey]Peer), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
+		applied: make(map[PublicKey]Peer), met: newMeeting(), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for _, a := range o.StackAddrs {
 		m.stackAddrs = append(m.stackAddrs, packet.AddrFrom(a))
@@ -248,6 +253,7 @@ func (m *Mesh) Set(c Config) error {
 	m.dirty, m.applied = false, want
 	m.inflight.Store(0) // packets under way to a removed peer are never reported as sent
 	m.ring.wake()
+	m.met.begin()
 	m.kick()
 	return nil
 }

@@ -42,6 +42,7 @@ type peer struct {
 	pinned            time.Time                             // until when the old addresses are; zero without pins
 	shake             shake
 	shook             time.Time // the last handshake
+	soon              time.Time // until when WireGuard may be about to have a session
 	deaf              time.Time // a session from before then is not trusted
 	doubts            doubts
 	knocked           time.Time // since when it asks for a handshake in vain; zero when it does not

@@ -15,6 +15,7 @@ import (
 const (
 	lookIdle = 125 * time.Millisecond // between two looks at all peers
 	lookBusy = 50 * time.Millisecond  // the same, while a handshake or a probe is under way
+	lookSoon = 2 * time.Millisecond   // between two looks at sessions, while an answer to a handshake is handled
 	pollIdle = 10 * time.Second       // between two readings of WireGuard's state
 
 	// sessionLife is the age at which a session is taken for dead: WireGuard gives it up at 180 s (RejectAfterTime).
@@ -59,6 +60,7 @@ func (m *Mesh) probe() {
 	defer m.done.Done()
 	timer := time.NewTimer(lookIdle)
 	defer timer.Stop()
+	due := time.Now() // of the next look at all peers, unless something wakes the prober
 	for {
 		select {
 		case <-m.stop:
@@ -66,10 +68,18 @@ func (m *Mesh) probe() {
 		case <-m.wakeProber:
 		case <-timer.C:
 		}
-		if m.look(time.Now()) {
-			timer.Reset(lookBusy)
+		now := time.Now()
+		soon := m.lookForSessions(now)
+		if !soon || !now.Before(due) {
+			due = now.Add(lookIdle)
+			if m.look(now) {
+				due = now.Add(lookBusy)
+			}
+		}
+		if wait := due.Sub(now); soon {
+			timer.Reset(min(wait, lookSoon))
 		} else {
-			timer.Reset(lookIdle)
+			timer.Reset(wait)
 		}
 	}
 }
@@ -100,6 +110,7 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 		m.beat(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()
 	}
+	m.met.look(tab)
 	return busy
 }
 
@@ -238,7 +249,10 @@ func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	m.askKernel(p, now)
 	m.publish(p)
 	if !p.live.Load() {
-		p.shake = shake{active: true, next: now.Add(m.deference(p))}
+		p.shake = shake{active: true, next: now}
+		if !m.o.Resumes {
+			p.shake.next = now.Add(m.deference(p))
+		}
 	} else if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
 		wg.SendKeepalive()
 	}
@@ -279,7 +293,8 @@ func (m *Mesh) pursue(p *peer, now time.Time) {
 
 // deference returns how long this end waits before it sends a handshake initiation. When both ends initiate at once,
 // each response undoes the other end's initiation, and there is no session, or a broken one. So the end with the larger
-// key lets the other one go first.
+// key lets the other one go first. A Mesh that resumes does not wait with its first initiation, since all its peers wait
+// for it; two that do so at the same time find out by a session that carries nothing (distrust).
 func (m *Mesh) deference(p *peer) time.Duration {
 	if bytes.Compare(m.own[:], p.key[:]) > 0 {
 		return 75 * time.Millisecond

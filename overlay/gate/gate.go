@@ -103,6 +103,11 @@ func (g *Gate) Begins(msg []byte) bool {
 	return len(msg) == device.MessageInitiationSize && msg[0] == initiationMessage && g.checker.CheckMAC1(msg)
 }
 
+// Responds reports whether a message looks like the answer to a handshake that this node began.
+func Responds(msg []byte) bool {
+	return len(msg) == device.MessageResponseSize && msg[0] == responseMessage
+}
+
 // Stats counts handshake messages since New.
 type Stats struct {
 	// Refused is how many messages did not reach WireGuard, and Asked how many of them were answered with a cookie.

@@ -67,6 +67,7 @@ func (a *agent) adopt(ctx context.Context, items []keeper.Item) error {
 		return err
 	}
 	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {
+		a.held.Resumes = true
 		return nil
 	}
 	if a.held.Socket, err = overlay.OpenSocket(uint16(a.listenPort)); err != nil {

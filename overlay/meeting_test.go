@@ -1,0 +1,101 @@
+package overlay
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
+)
+
+// Whoever has met its peers can send them more than WireGuard keeps for a peer without a session.
+func TestMeet(t *testing.T) {
+	sock, err := OpenSocket(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	resumes := func(o *Options) { o.Socket, o.Resumes = sock, true }
+	a, b := startNode(t, 1, resumes), startNode(t, 2, nil)
+	b.set(a.as(a.loopback()))
+	for round := range 3 {
+		b.forget()
+		a.set(b.as(b.loopback()))
+		a.Meet(await.Patience)
+		a.Meet(await.Patience) // at once
+		for range 2 * stagedMax {
+			a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 100, 1000), 2, nil)
+		}
+		await.Until(t, "all packets", func() bool { return len(b.received(1)) == 2*stagedMax })
+		if lost := a.Stats().DropNoSession; lost > 0 {
+			t.Errorf("restart %d: %d packets are lost", round, lost)
+		}
+		a.Close()
+		a.start(1, resumes)
+	}
+}
+
+// A peer that is down is waited for as long as is said, one that nobody can reach is not waited for, and nobody waits for
+// a Mesh that closes.
+func TestMeetNobody(t *testing.T) {
+	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
+	a.set(Peer{ID: 3, Name: "c", PublicKey: NewPrivateKey().Public(), Prefixes: podCIDRs(3)}) // without an endpoint
+	a.Meet(await.Patience)
+
+	b.set(Peer{ID: 1, Name: "a", PublicKey: NewPrivateKey().Public(), Endpoint: a.loopback(), Prefixes: podCIDRs(1)})
+	b.Meet(time.Millisecond)
+	select {
+	case <-b.met.over:
+		t.Error("it has met somebody who has another key")
+	default:
+	}
+	waits := make(chan struct{})
+	go func() { defer close(waits); b.Meet(await.Patience) }()
+	b.Close()
+	<-waits
+}
+
+// A Mesh that resumes does not let the other end go first. A response to a handshake that nobody has begun wakes nobody.
+func TestResumes(t *testing.T) {
+	a := startNode(t, 1, nil)
+	a.Close() // its prober would take what comes
+	key := NewPrivateKey().Public()
+	for bytes.Compare(a.own[:], key[:]) < 0 {
+		key = NewPrivateKey().Public()
+	}
+	now := time.Now()
+	cfg := Peer{PublicKey: key, Endpoint: netip.MustParseAddrPort("127.0.0.1:9")}
+	for _, resumes := range []bool{false, true} {
+		p := &peer{key: key}
+		a.o.Resumes = resumes
+		a.greet(p, &cfg, now)
+		if after := p.shake.next.Sub(now); (after == 0) != resumes || !p.shake.active {
+			t.Errorf("resumes %v: the first initiation is sent after %v", resumes, after)
+		}
+	}
+
+	response := make([]byte, device.MessageResponseSize)
+	response[0] = 2
+	for _, c := range []struct {
+		what  string
+		begun bool
+		msg   []byte
+		soon  bool
+	}{
+		{"a response", true, response, true},
+		{"a response to nothing", false, response, false},
+		{"no response", true, response[1:], false},
+	} {
+		p := &peer{key: key}
+		p.shake.active = c.begun
+		a.admitDatagram(c.msg, cfg.Endpoint)
+		a.takeResponses(newTable([]*peer{p}, []Peer{cfg}), now)
+		if got := !p.soon.IsZero(); got != c.soon {
+			t.Errorf("%s: a session is expected: %v", c.what, got)
+		}
+	}
+}
