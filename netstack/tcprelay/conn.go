@@ -324,7 +324,7 @@ func (c *conn) step() bool {
 	case open:
 		if notes&kepts != 0 && c.to.asking {
 			c.ask()
-			c.await(minTimeout)
+			c.await(askTimeout)
 		}
 		if !c.podLives(notes) {
 			return c.end(aborted)

@@ -70,8 +70,8 @@
 // connection opens, at the end of either stream, and when bytes are consumed, not for each segment.
 //
 // The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay takes over all
-// connections (Resume), and then, when it hears pods, asks each how far it is (GoOn). Until the pod tells, it is sent
-// nothing else. Then the stream continues behind what it has acknowledged, which may be more than the next Relay has
+// connections (Resume), and then, when it hears pods, asks each how far it is (GoOn), not all at once, as their answers
+// have to fit into the pods' queues, and soon again. Until the pod tells, it is sent nothing else. Then the stream continues behind what it has acknowledged, which may be more than the next Relay has
 // sent (skip).
 //
 // # Who may have how much

@@ -49,7 +49,7 @@ const (
 type holder struct {
 	Hold
 	resumed  bool       // Resume was called
-	revived  []*conn    // by Resume, until GoOn
+	revived  []revived  // by Resume, until GoOn
 	mu       sync.Mutex // guards what follows, and holding and orphan of conns; not held while sockets are kept
 	free     []uint32   // slots that were used before and are free, the last one first
 	fresh    uint32     // slots from here on were never used

@@ -178,6 +178,7 @@ type counts struct {
 	// read.
 	written, received, unread uint32
 	cookie                    uint64
+	since                     uint32 // how many milliseconds ago data has arrived
 }
 
 // count asks the kernel. Bytes may arrive and be acknowledged at any moment, so it asks until two answers agree.
@@ -203,7 +204,7 @@ func count(fd int) (k counts, err error) {
 			continue
 		}
 		k.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-		k.state, k.unread = after.State, uint32(in)
+		k.state, k.unread, k.since = after.State, uint32(in), after.Last_data_recv
 		k.written, k.received = uint32(after.Bytes_acked)+uint32(out), uint32(after.Bytes_received)
 		return k, err
 	}

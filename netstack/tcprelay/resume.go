@@ -1,12 +1,15 @@
 package tcprelay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,26 +103,30 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	}
 	h.resumed = true
 	defer r.resuming.Store(false)
+	var slots []uint32
 	h.Memory.Used(func(s uint32) {
-		fd, there := h.Found[s]
-		if !there {
+		if _, there := h.Found[s]; there {
+			slots = append(slots, s)
+		} else {
 			h.Memory.Clear(s)
-			return
 		}
+	})
+	for i, c := range r.reviveAll(slots, here) {
+		s := slots[i]
+		fd := h.Found[s]
 		delete(h.Found, s)
-		c, err := r.revive(s, fd, here)
-		if err != nil {
+		if c.conn == nil {
 			n.Lost++
 			h.Memory.Clear(s)
 			reset(fd)
 			unix.Close(fd)
 			h.Release(s)
-			return
+			continue
 		}
 		h.reserve(s)
 		h.revived = append(h.revived, c)
 		n.Resumed++
-	})
+	}
 	for s, fd := range h.Found { // sockets without a record
 		if !ended(fd) {
 			reset(fd)
@@ -131,24 +138,75 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	return n
 }
 
+const (
+	// askedAtOnce is how many pods are asked before their answers are waited for. The answers wait in the pods' queues,
+	// which hold 1,000 frames, beside what the pods have said while nobody heard them. What does not fit there is lost.
+	askedAtOnce = 64
+	// answerTime is how long the answers are waited for. Some pods are far, or do not answer.
+	answerTime = 2 * time.Millisecond
+	answerLook = 100 * time.Microsecond
+)
+
 // GoOn carries the connections that Resume has taken over: each pod is asked how far it is. What pods answer should be
-// delivered meanwhile, as a pod's queue does not hold the answers in thousands of connections.
+// delivered meanwhile. Those go on first whose sockets have received something last, as that waits for the pod.
 func (r *Relay) GoOn() {
 	if r.hold == nil {
 		return
 	}
-	conns := r.hold.revived
+	all := r.hold.revived
 	r.hold.revived = nil
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(conns)); i = next.Add(1) - 1 {
-				conns[i].goOn()
-			}
-		})
+	slices.SortFunc(all, func(a, b revived) int { return cmp.Compare(a.since, b.since) })
+	var before []revived
+	for now := range slices.Chunk(all, askedAtOnce) {
+		for _, c := range now {
+			c.goOn()
+		}
+		for end := r.now() + answerTime; r.now() < end && slices.ContainsFunc(before, revived.asks); {
+			time.Sleep(answerLook)
+		}
+		before = now
 	}
+}
+
+// revived is a connection that Resume has taken over.
+type revived struct {
+	*conn
+	since uint32 // how many milliseconds ago the socket has received data
+}
+
+// asks reports whether the pod has yet to tell how far it is.
+func (c revived) asks() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.from.asking && c.stage.Load() == open
+}
+
+// reviveAtOnce is how many connections a goroutine revives in its turn. Each takes some ten microseconds, half of them in
+// the kernel, and nobody hears pods meanwhile.
+const reviveAtOnce = 128
+
+// reviveAll revives the connections of slots, on all processors. Those that cannot go on are zero.
+func (r *Relay) reviveAll(slots []uint32, here func(netip.Addr) bool) []revived {
+	out := make([]revived, len(slots))
+	var all sync.WaitGroup
+	var next atomic.Int64
+	work := func() {
+		for {
+			from := int(next.Add(reviveAtOnce)) - reviveAtOnce
+			if from >= len(slots) {
+				return
+			}
+			for i := from; i < min(from+reviveAtOnce, len(slots)); i++ {
+				out[i], _ = r.revive(slots[i], r.hold.Found[slots[i]], here) // why it is lost helps nobody
+			}
+		}
+	}
+	for range min(runtime.GOMAXPROCS(0), len(slots)/reviveAtOnce) {
+		all.Go(work)
+	}
+	work()
 	all.Wait()
+	return out
 }
 
 // ended reports whether a socket's streams have both ended. The Relay before may have forgotten such a connection and
@@ -166,31 +224,31 @@ func ended(fd int) bool {
 }
 
 // revive returns the connection that is recorded in a slot, and enters it. fd stays the caller's when it fails.
-func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, error) {
+func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (back revived, err error) {
 	f, live, ok := r.hold.Memory.Get(s)
 	if !ok {
-		return nil, errNumbers
+		return back, errNumbers
 	}
 	rec := readRecord(&f, &live)
 	mtu, elsewhere := 0, false
 	if !here(rec.key.Src.Netip()) {
 		if mtu, elsewhere = r.o.Far(rec.key.Src); !elsewhere || !rec.joined {
-			return nil, fmt.Errorf("pod %s is not here", rec.key.Src)
+			return back, fmt.Errorf("pod %s is not here", rec.key.Src)
 		}
 	}
 	k, err := count(fd)
 	if err != nil {
-		return nil, err
+		return back, err
 	}
 	if rec.open && !rec.heard || !rec.heard && !rec.joined {
-		return nil, errNumbers
+		return back, errNumbers
 	}
 	p, err := resume(&rec, &k)
 	if err != nil {
-		return nil, err
+		return back, err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
-		return nil, err
+		return back, err
 	}
 	c := newConn(r, rec.key, answering)
 	if elsewhere {
@@ -202,15 +260,15 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 		owner = Network(rec.key.Dst)
 	}
 	if c.account = r.bounds.resume(owner, rec.open); c.account == nil {
-		return nil, ErrTooMany
+		return back, ErrTooMany
 	}
 	c.fd, c.slot = fd, s
 	c.pumping.Store(busy) // until goOn: segments of the pod may come before
 	if !r.add(c) {
 		c.account.end(rec.open)
-		return nil, ErrInUse
+		return back, ErrInUse
 	}
-	return c, nil
+	return revived{c, k.since}, nil
 }
 
 // restore sets the state of c to what was recorded.

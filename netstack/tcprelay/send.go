@@ -16,8 +16,11 @@ const (
 	// A retransmission timeout begins at minTimeout (TCP_RTO_MIN of Linux) and doubles up to maxTimeout. A pod that
 	// acknowledges nothing for giveUp is given up. openTimeout bounds how long a connection may take to open, counted
 	// from the pod's last SYN.
-	minTimeout  = 200 * time.Millisecond
-	synTimeout  = time.Second
+	minTimeout = 200 * time.Millisecond
+	synTimeout = time.Second
+	// askTimeout is minTimeout for the question how far the pod is. Everything waits for its answer, and to ask twice
+	// does no harm.
+	askTimeout  = 40 * time.Millisecond
 	maxTimeout  = 20 * time.Second
 	giveUp      = 2 * time.Minute
 	openTimeout = 20 * time.Second
