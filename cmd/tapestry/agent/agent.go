@@ -175,6 +175,7 @@ type agent struct {
 }
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
+	heap.Begin()
 	a := &agent{agentConfig: c, log: log, plan: descriptors.Ours(), progress: health.NewProgress()}
 	leased := make(chan struct{})
 	source, err := c.open(log, leased)

@@ -4,6 +4,7 @@ package heap
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -20,6 +21,25 @@ const (
 	smallHeap = 24 << 20
 )
 
+const (
+	// startHeap is the size in bytes of the heap at which it is collected first; see Begin.
+	startHeap = 32 << 20
+	// firstHeap is that size where nothing is set (heapminimum of the runtime).
+	firstHeap = 4 << 20
+)
+
+// Begin puts off the first collection until the heap has startHeap bytes, unless the user has set GOGC. A start of an
+// agent makes less than that with some thousand connections and some hundred Services. It collects nothing then, while
+// pods wait to be heard.
+func Begin() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	before := debug.SetGCPercent(100 * startHeap / firstHeap)
+	// After the first collection no more than usual may grow.
+	runtime.AddCleanup(new([64]byte), func(percent int) { debug.SetGCPercent(percent) }, before)
+}
+
 // GiveBack returns unused memory to the system after snapshots, when no more changes come, until ctx is done. The
 // runtime by itself collects only when the heap has doubled, or after two minutes. Packets allocate nothing, so
 // without GiveBack an idle agent would keep the peak of memory that it needed to read the cluster. applied must get a
@@ -30,14 +50,14 @@ func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	clean := uint64(0) // bytes allocated up to the last time
 	pace := os.Getenv("GOGC") == ""
 	if pace {
-		defer debug.SetGCPercent(debug.SetGCPercent(growth(0)))
+		defer debug.SetGCPercent(percent())
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-applied:
-			if _, live := heapUse(); pace {
+			if _, live := heapUse(); pace && live > 0 { // otherwise nothing was collected yet
 				debug.SetGCPercent(growth(live))
 			}
 			quiet.Reset(quietTime)
@@ -59,6 +79,13 @@ func growth(live uint64) int {
 		return 100
 	}
 	return 40
+}
+
+// percent returns how much garbage may exist, as SetGCPercent does.
+func percent() int {
+	s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(s)
+	return int(s[0].Value.Uint64())
 }
 
 // heapUse returns the bytes ever allocated on the heap, and the bytes found live by the last collection.

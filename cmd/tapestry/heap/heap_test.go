@@ -95,3 +95,21 @@ func TestGrowth(t *testing.T) {
 		})
 	}
 }
+
+// Begin puts off the first collection, and nothing else. What the user has set stays.
+func TestBegin(t *testing.T) {
+	const own = 70
+	defer debug.SetGCPercent(debug.SetGCPercent(own))
+	t.Setenv("GOGC", "70")
+	Begin()
+	if got := percent(); got != own {
+		t.Errorf("%d %%, want %d as the user has set it", got, own)
+	}
+	t.Setenv("GOGC", "")
+	Begin()
+	if got, want := percent(), 100*startHeap/firstHeap; got != want {
+		t.Errorf("%d %% before the first collection, want %d", got, want)
+	}
+	runtime.GC()
+	await.Until(t, "no more garbage than before", func() bool { return percent() == own })
+}
