@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/netstack/hostaddr"
 	"tapestry.dev/tapestry/netstack/hosttap"
@@ -55,21 +57,23 @@ func (a *agent) adopt(ctx context.Context, items []keeper.Item) error {
 	for _, it := range items {
 		byKey[it.Key] = it.File
 	}
-	var err error
-	a.held.Flows, err = openFlows(byKey[flowsKey], a.agentConfig.flows, func(f *os.File) error { return a.kept.Put(flowsKey, nil, f) })
-	if err != nil {
+	var parts errgroup.Group // this process and the keeper work at the same time
+	parts.Go(func() (err error) {
+		a.held.Flows, err = openFlows(byKey[flowsKey], a.agentConfig.flows, func(f *os.File) error { return a.kept.Put(flowsKey, nil, f) })
+		return err
+	})
+	parts.Go(func() error { return a.holdRelays(ctx, byKey) })
+	if err := parts.Wait(); err != nil {
 		return err
 	}
 	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Unfit > 0 || s.Reformatted {
 		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "without room", s.Unfit, "lost", s.Reformatted)
 	}
-	if err := a.holdRelays(ctx, byKey); err != nil {
-		return err
-	}
 	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {
 		a.held.Resumes = true
 		return nil
 	}
+	var err error
 	if a.held.Socket, err = overlay.OpenSocket(uint16(a.listenPort)); err != nil {
 		return err
 	}
