@@ -45,8 +45,23 @@ type Process struct {
 
 // Start starts a command and returns when it runs, or why it does not run. exe is the program that acts as the shim.
 func Start(exe string, at Place, spec shim.Spec, io Stdio) (*Process, error) {
-	spec.Hostname, spec.Mounts = at.Hostname, at.Mounts
-	cmd, report, err := shim.Command(exe, spec)
+	w, err := Prepare(exe, at, io)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", spec.Argv[0], err)
+	}
+	return w.Become(spec)
+}
+
+// Waiting is a process in its place that waits to be told which command to become.
+type Waiting struct {
+	cmd   *exec.Cmd
+	order *shim.Order
+	place Place
+}
+
+// Prepare begins a process without a command. Become or Drop must follow.
+func Prepare(exe string, at Place, io Stdio) (*Waiting, error) {
+	cmd, order, err := shim.Command(exe)
 	if err != nil {
 		return nil, err
 	}
@@ -60,15 +75,28 @@ func Start(exe string, at Place, spec shim.Spec, io Stdio) (*Process, error) {
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.Terminal, !io.Terminal
 	cmd.SysProcAttr.Setctty = io.Terminal // descriptor 0 is the terminal
 	err = at.Namespace.Start(cmd)
-	why := report.Wait()
+	order.Begun()
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", spec.Argv[0], err)
+		order.Drop()
+		return nil, err
 	}
-	if why != nil {
-		_ = cmd.Wait() // the error says more than the exit status
-		return nil, why
+	return &Waiting{cmd, order, at}, nil
+}
+
+// Become makes the process the command, and returns when that runs, or why it does not run.
+func (w *Waiting) Become(spec shim.Spec) (*Process, error) {
+	spec.Hostname, spec.Mounts = w.place.Hostname, w.place.Mounts
+	if err := w.order.Become(spec); err != nil {
+		_ = w.cmd.Wait() // the error says more than the exit status
+		return nil, err
 	}
-	return &Process{cmd: cmd}, nil
+	return &Process{cmd: w.cmd}, nil
+}
+
+// Drop ends the process.
+func (w *Waiting) Drop() {
+	w.order.Drop()
+	_ = w.cmd.Wait() // it ends with an error
 }
 
 // PID returns the process ID, which is also the ID of the process group.

@@ -43,63 +43,58 @@ type Spec struct {
 	DropCapabilities bool `json:",omitempty"`
 }
 
-// Command returns a command that is not started yet. It runs exe as the shim, which becomes what spec says. The caller
-// sets stdio and the session. After Start, even a failed one, the caller must call Wait of the Report.
-func Command(exe string, spec Spec) (*exec.Cmd, *Report, error) {
-	body, err := json.Marshal(spec)
-	if err != nil {
-		return nil, nil, err
+// Command returns a command that is not started yet. It runs exe as the shim, which waits until it is told what to
+// become. The caller sets stdio and the session. After Start, even a failed one, the caller must call Become or Drop of
+// the Order.
+func Command(exe string) (*exec.Cmd, *Order, error) {
+	ours, theirs := make([]*os.File, 0, 2), make([]*os.File, 0, 2)
+	for range 2 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(append(ours, theirs...))
+			return nil, nil, err
+		}
+		ours, theirs = append(ours, w), append(theirs, r)
 	}
-	specFile, err := memFile(body)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		specFile.Close()
-		return nil, nil, err
-	}
+	ours[1], theirs[1] = theirs[1], ours[1] // the report goes the other way
 	cmd := exec.Command(exe, Arg)
 	cmd.Env = []string{}
-	cmd.ExtraFiles = []*os.File{specFile, w}
+	cmd.ExtraFiles = theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}
-	return cmd, &Report{r: r, ours: []*os.File{specFile, w}}, nil
+	return cmd, &Order{spec: ours[0], report: ours[1], theirs: theirs}, nil
 }
 
-// Report tells whether a started shim became the command.
-type Report struct {
-	r    *os.File
-	ours []*os.File
+// Order tells a started shim what to become, once.
+type Order struct {
+	spec, report *os.File
+	theirs       []*os.File
 }
 
-// Wait waits until the shim became the command and returns nil, or returns why it could not. It must be called once,
-// after Start.
-func (r *Report) Wait() error {
-	for _, f := range r.ours {
-		f.Close()
-	}
-	defer r.r.Close()
-	msg, err := io.ReadAll(r.r)
-	if err != nil {
-		return err
-	}
-	if len(msg) > 0 {
+// Begun must be called after Start, even a failed one.
+func (o *Order) Begun() { closeAll(o.theirs) }
+
+// Become waits until the shim became what spec says and returns nil, or returns why it could not.
+func (o *Order) Become(spec Spec) error {
+	defer o.report.Close()
+	err := json.NewEncoder(o.spec).Encode(spec)
+	o.spec.Close()
+	msg, rerr := io.ReadAll(o.report)
+	switch {
+	case len(msg) > 0:
 		return errors.New(string(msg))
+	case err != nil:
+		return fmt.Errorf("tell the shim: %w", err)
 	}
-	return nil
+	return rerr
 }
 
-func memFile(body []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("lab-shim", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "lab-shim")
-	if _, err := f.WriteAt(body, 0); err != nil {
+// Drop ends the shim.
+func (o *Order) Drop() { closeAll([]*os.File{o.spec, o.report}) }
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
 		f.Close()
-		return nil, err
 	}
-	return f, nil
 }
 
 // Main is the shim. It returns an exit status only when the command could not be started.
@@ -120,10 +115,9 @@ func Main() int {
 func become() error {
 	var spec Spec
 	f := os.NewFile(specFD, "spec")
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("read the specification: %w", err)
-	}
-	if err := json.NewDecoder(f).Decode(&spec); err != nil {
+	if err := json.NewDecoder(f).Decode(&spec); errors.Is(err, io.EOF) {
+		return nil // it was dropped
+	} else if err != nil {
 		return fmt.Errorf("read the specification: %w", err)
 	}
 	if len(spec.Argv) == 0 {

@@ -15,7 +15,6 @@ import (
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
-	"tapestry.dev/tapestry/test/lab/shim"
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
@@ -38,11 +37,15 @@ type agent struct {
 	ready    bool
 	served   bool // it has been ready since it began
 	problems []string
+	// next becomes the next agent when this one ends, so that it starts as soon as in a container, where nothing has to
+	// be prepared. nil: it is not prepared.
+	next *process.Waiting
 }
 
 func newAgent(l *lab, n *node) *agent {
 	a := &agent{lab: l, node: n, product: l.cfg.Product}
 	a.Daemon = n.daemon(l, "agent", a.argv, process.Options{
+		Start:  a.startNext,
 		Worked: func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.served },
 		Began:  func() { a.mu.Lock(); a.served = false; a.mu.Unlock(); l.changed() },
 		Ended: func(why string) {
@@ -62,6 +65,47 @@ func (a *agent) start() {
 func (a *agent) close() {
 	a.Close()
 	a.done.Wait()
+	if next := a.takeNext(); next != nil {
+		next.Drop()
+	}
+}
+
+// startNext starts an agent.
+func (a *agent) startNext() (*process.Process, error) {
+	if next := a.takeNext(); next != nil {
+		if p, err := next.Become(a.lab.unprivileged(a.argv())); err == nil {
+			return p, nil
+		}
+	}
+	return a.node.start(a.lab, "agent", a.lab.unprivileged(a.argv()))
+}
+
+// takeNext returns the process that becomes the next agent, or nil.
+func (a *agent) takeNext() *process.Waiting {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := a.next
+	a.next = nil
+	return next
+}
+
+// prepareNext begins the process that becomes the next agent. Without it the next agent takes a little longer. It is
+// called by one goroutine.
+func (a *agent) prepareNext() {
+	a.mu.Lock()
+	prepared := a.next != nil
+	a.mu.Unlock()
+	if prepared {
+		return
+	}
+	next, err := a.node.begin(a.lab, "agent")
+	if err != nil {
+		a.lab.log.Warn("the next agent is not prepared", "node", a.node.Name, "err", err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next = next
 }
 
 func (a *agent) status() (state string, pid, restarts int, problems []string) {
@@ -120,8 +164,7 @@ func (a *agent) upgrade(product string) error {
 	a.product = product
 	a.mu.Unlock()
 	err := a.Succeed(func() (*process.Process, error) {
-		spec := shim.Spec{Argv: append(a.argv(), "--take-over", prepared), Env: a.lab.cfg.Env, DropCapabilities: !a.lab.cfg.KeepCapabilities}
-		return a.node.start(a.lab, "agent", spec)
+		return a.node.start(a.lab, "agent", a.lab.unprivileged(append(a.argv(), "--take-over", prepared)))
 	}, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, upgradeTime)
 		defer cancel()
@@ -175,6 +218,7 @@ func (a *agent) ask() {
 		case pid != 0 && err == nil:
 			if answered {
 				pause = steadyAsk
+				a.prepareNext()
 			}
 			a.setReady(answered, problems)
 		case pid != 0 && ready:

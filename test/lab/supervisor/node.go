@@ -90,20 +90,38 @@ func (n *node) socket(name string) string { return n.dir + "/" + name + ".sock" 
 // daemon returns a process of the node that needs no capability. It completes o.
 func (n *node) daemon(l *lab, name string, argv func() []string, o process.Options) *process.Daemon {
 	o.Name, o.Log = "the "+name, l.log.With("node", n.Name)
-	o.Start = func() (*process.Process, error) {
-		return n.start(l, name, shim.Spec{Argv: argv(), Env: l.cfg.Env, DropCapabilities: !l.cfg.KeepCapabilities})
+	if o.Start == nil {
+		o.Start = func() (*process.Process, error) { return n.start(l, name, l.unprivileged(argv())) }
 	}
 	return process.NewDaemon(o)
 }
 
+// unprivileged returns a command without capabilities.
+func (l *lab) unprivileged(argv []string) shim.Spec {
+	return shim.Spec{Argv: argv, Env: l.cfg.Env, DropCapabilities: !l.cfg.KeepCapabilities}
+}
+
 // start starts a process of the node. Its output goes to the log of that name.
 func (n *node) start(l *lab, name string, spec shim.Spec) (*process.Process, error) {
+	w, err := n.begin(l, name)
+	if err != nil {
+		return nil, err
+	}
+	return w.Become(spec)
+}
+
+// begin begins a process of the node that is told later what to become. Its output goes to the log of that name.
+func (n *node) begin(l *lab, name string) (*process.Waiting, error) {
 	log, err := os.OpenFile(rpc.NodeLog(l.cfg.Dir, n.Name, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	return process.Start(l.cfg.Exe, n.place, spec, process.Stdio{Out: log, Err: log})
+	w, err := process.Prepare(l.cfg.Exe, n.place, process.Stdio{Out: log, Err: log})
+	if err != nil {
+		return nil, fmt.Errorf("start the %s: %w", name, err)
+	}
+	return w, nil
 }
 
 func (n *node) newKeeper(l *lab) *process.Daemon {
