@@ -73,6 +73,7 @@ func FuzzParse(f *testing.F) {
 		Decap(bytes.Clone(p.IP))
 		AnswerNS(fresh(), ourMAC)
 		fuzzRewrite(t, fresh())
+		fuzzShift(t, fresh())
 		fuzzSegment(t, fresh())
 		fuzzReply(t, fresh())
 		fresh().Fragment(576, make([]byte, 576), func(ip []byte) { mustParseIP(t, ip) })
@@ -107,6 +108,25 @@ func fuzzRewrite(t *testing.T, p *Packet) {
 		t.Fatalf("checksum was %v, is %v", ok, !ok)
 	}
 	p.Rewrite(&back)
+	if ok && p.Frag == NoFrag && !p.isPartial() && !bytes.Equal(orig, p.IP) {
+		t.Fatalf("there and back:\ngot  % x\nwant % x", p.IP, orig)
+	}
+}
+
+// fuzzShift shifts a segment's numbers there and back. What is said of the checksum of fuzzRewrite holds for it, too.
+func fuzzShift(t *testing.T, p *Packet) {
+	if p.Tuple.Proto != TCP || p.Frag == LaterFrag {
+		return
+	}
+	orig, ok, by := bytes.Clone(p.IP), p.ChecksumOK(), Shift{Seq: 1 << 31, Clock: 0x10001}
+	p.Terms()
+	p.FromServer(by)
+	p.ToServer(by)
+	if p.ChecksumOK() != ok {
+		t.Fatalf("checksum was %v, is %v", ok, !ok)
+	}
+	p.ToServer(Shift{-by.Seq, -by.Clock})
+	p.FromServer(Shift{-by.Seq, -by.Clock})
 	if ok && p.Frag == NoFrag && !p.isPartial() && !bytes.Equal(orig, p.IP) {
 		t.Fatalf("there and back:\ngot  % x\nwant % x", p.IP, orig)
 	}
