@@ -90,8 +90,11 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 				if res == Inserted && e != want {
 					t.Errorf("reply of %v was changed", e.Orig)
 				}
-				if r.Uint32N(2) == 0 {
+				switch r.Uint32N(4) {
+				case 0, 1:
 					table.Delete(ref, &e.Orig)
+				case 2:
+					table.SetVia(ref, &e.Orig, e.Via)
 				}
 			}
 		})
