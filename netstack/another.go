@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -9,7 +10,8 @@ import (
 // The client asked the Service, and another of its endpoints would have served it. So the node that led the client's
 // SYN to the backend sends that SYN to another one, and the client does not hear of the refusal. It does, and at once,
 // when there is no other backend, or knock.Most have refused. A pod of this node that is gone altogether, while the
-// Balancer still leads to it, counts as one that refuses.
+// Balancer still leads to it, counts as one that refuses. takeover.go has what is different where the client is
+// connected already.
 //
 // Only SYNs that attachments sent are kept. Connections of the stack (NodePort, Ingress) are tried again by those who
 // make them.
@@ -43,8 +45,13 @@ func (w *worker) asksAnother(s *snapshot, j *journey) bool {
 	if att == nil {
 		return false
 	}
-	seq := j.packet.Segment().Ack - 1 // it acknowledges the SYN alone (RFC 9293 3.10.7.1)
-	return w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j, att)
+	ring, seg := w.path.knocks(att, routed), j.packet.Segment()
+	if j.hit.State == flow.Abandoned {
+		seg.Seq += j.shift.Seq
+		return !routed && ring.Abandon(&orig, seg, j.hit.Backend, &w.syn) && w.findsAnother(j, att)
+	}
+	seq := seg.Ack - 1 // it acknowledges the SYN alone (RFC 9293 3.10.7.1)
+	return ring.Refuse(&orig, seq, j.hit.Backend, &w.syn) && w.findsAnother(j, att)
 }
 
 // asksInstead is asksAnother for the SYN itself, whose backend is gone from this node.
@@ -72,15 +79,20 @@ func (w *worker) askAnother(s *snapshot, nested bool) {
 		return
 	}
 	p.VNet, p.Tuple.Space = w.syn.VNet, w.syn.Orig.Space
-	j := journey{packet: p, origin: origin{from: att, routed: routed, nested: nested}, orig: p.Tuple}
+	j := journey{packet: p, origin: origin{from: att, routed: routed, nested: nested}, orig: p.Tuple, takes: w.syn.Moving()}
 	done, ok := w.enter(s, &j, w.other)
 	if !done {
-		return // the client has sent its SYN again, which another goroutine carries
+		if ok = w.waitsFor(&j); !ok {
+			return // the client has sent its SYN again, which another goroutine carries
+		}
 	}
 	if ok {
 		_ = w.translate(s, &j) && w.forward(s, &j)
 	}
 	w.carry(s, &j)
+	if j.takes && (j.verdict == Answered || j.verdict == Dropped && j.reason != Retried) {
+		w.giveUp(&j, att)
+	}
 	w.count(j.verdict, j.reason)
 	if w.path.observer != nil && (j.begun || j.reason != NotDropped) {
 		w.tell(s, &j)

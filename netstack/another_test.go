@@ -19,6 +19,12 @@ import (
 func newRefusing(t *testing.T, next ...string) *world {
 	w := newWorld(t)
 	w.addLoadBalancers()
+	w.retry(next...)
+	return w
+}
+
+// retry makes connections that backends refuse go on to the next of these, whose ids begin at 51.
+func (w *world) retry(next ...string) {
 	for i := range next {
 		w.balancer.states[51+uint64(i)] = packet.BackendReady
 	}
@@ -30,7 +36,6 @@ func newRefusing(t *testing.T, next ...string) *world {
 		}
 		return packet.Choice{}
 	}
-	return w
 }
 
 // refuses is how a kernel without a socket answers a SYN with sequence number 6.

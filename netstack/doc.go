@@ -66,7 +66,9 @@
 // twice.
 //
 // A backend may refuse a connection that a Service led to it. Then the node that translated the SYN sends it to another
-// one, and the client hears of the refusal only when there is no other (another.go).
+// one, and the client hears of the refusal only when there is no other (another.go). A backend may also give up what it
+// has accepted, before it has heard anything. Then another one takes the connection over, and its sequence numbers are
+// translated, too (takeover.go).
 //
 // The flow's entry
 // holds both tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when

@@ -25,6 +25,8 @@ type journey struct {
 	// See answersAs.
 	as  *packet.Addr
 	mtu int32 // with ToLink and tooBig: the largest IP packet in bytes that fits there
+	// shift is between the numbers of the flow's backend and those that its client knows; see TakenOver.
+	shift packet.Shift
 	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To.
 	hit flow.Hit
 	// via says where the flow sends the packet when its destination address does not, as flow.Entry.Via.
@@ -34,6 +36,7 @@ type journey struct {
 	// that it begins instead was paid for, and keeps port, which the server knows.
 	moved bool
 	port  uint16
+	takes bool        // the packet is a SYN for a backend that is to take its connection over
 	to    *Attachment // with ToTAP
 	peer  *peer       // with ToLink
 }

@@ -34,11 +34,16 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 	case flow.Closed:
 		w.forget(j)
 		return again
-	case flow.Refused:
+	case flow.Refused, flow.Abandoned:
 		if w.asksAnother(s, j) {
 			return ended
 		}
 		if j.hit.State = flow.Reset; s.vouches(&j.hit) {
+			return goOn
+		}
+	case flow.Accepted:
+		w.accepts(s, j)
+		if j.hit.State = flow.SynReceived; s.vouches(&j.hit) {
 			return goOn
 		}
 	}

@@ -21,6 +21,15 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 	for range 4 {
 		j.via = viaRoute // what an earlier round found is not so any more
 		known := w.path.flows.Lookup(&p.Tuple, p.Segment(), &j.hit) || w.answersAs(s, j)
+		if known && j.hit.Kind&TakenOver != 0 {
+			switch w.takenOver(s, j) {
+			case goOn:
+			case again:
+				known = false
+			case ended:
+				return false
+			}
+		}
 		if known && !s.vouches(&j.hit) {
 			switch w.judge(s, j) {
 			case goOn:
@@ -31,10 +40,13 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 			}
 		}
 		if known && (j.hit.To.Space == 0 || w.stands(s, j)) {
-			w.path.flows.Count(&j.hit, p.Len(), p.Segment())
+			seg := p.Segment()
 			if j.hit.Dir == flow.Reply {
 				j.via = j.hit.Via
+			} else {
+				seg.Ack -= j.shift.Seq // the table knows the backend's numbers
 			}
+			w.path.flows.Count(&j.hit, p.Len(), seg)
 			return true
 		}
 		if done, ok := w.begin(s, j); done {
@@ -62,6 +74,9 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 		return true, false
 	}
 	p, h := j.packet, &j.hit
+	if j.takes {
+		h.Kind |= TakenOver
+	}
 	if p.TCPFlags&packet.RST != 0 && h.Backend == 0 && h.Via == viaRoute {
 		return true, true // a stray reset begins nothing, and is not translated
 	}
@@ -123,7 +138,7 @@ func withoutSpace(t packet.Tuple) packet.Tuple {
 // choose fills in j.hit for the packet's new flow: what the Balancer made of the packet, and whether the Policy permits
 // the flow.
 func (w *worker) choose(s *snapshot, j *journey, choice packet.Choice) bool {
-	j.hit = flow.Hit{To: withoutSpace(j.orig), Checked: s.generation}
+	j.hit, j.shift = flow.Hit{To: withoutSpace(j.orig), Checked: s.generation}, packet.Shift{}
 	switch {
 	case j.fromStack():
 		j.hit.Via = viaStack
@@ -226,6 +241,7 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 		return j.drop(StrayError)
 	}
 	switch {
+	case j.hit.Kind&TakenOver != 0: // by route
 	case j.hit.Dir == flow.Reply:
 		j.via = j.hit.Via
 	case j.hit.To.Space != 0:
@@ -261,6 +277,7 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 	case !j.hit.Translate:
 	case j.quoted == nil:
 		p.Rewrite(&j.hit.To)
+		j.shifts(false)
 	default:
 		quoted := j.hit.To.Reverse()
 		p.RewriteEmbedded(j.errorSource(), j.hit.To.Dst, &quoted)

@@ -56,7 +56,8 @@ const (
 	OverPackets             // the pod sends more packets in a second than its quota allows
 	OverFlows               // the pod begins more flows in a second than its quota allows
 	NoExit                  // the way by which the pod's packets are to leave is not there, or another one now
-	Retried                 // a backend refused the connection, and the client's SYN goes to another one
+	Retried                 // a backend refused the connection or gave it up, and the client's SYN goes to another one
+	Moving                  // came while a connection is taken over by another backend; who sent it will send it again
 	numDropReasons
 )
 
@@ -64,7 +65,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "tap-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows", "no-exit", "retried",
+	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows", "no-exit", "retried", "moving",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }

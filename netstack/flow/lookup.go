@@ -10,9 +10,10 @@ import (
 // and SCTP by the flags of the segment, the state advance. A reset that its receiver will ignore changes nothing.
 // Lookup returns false for expired flows; hit then means nothing. When hit.State is Closed, the packet opens a new
 // connection with the tuples of an ended one: the caller deletes the flow and goes on as after a miss. When it is
-// Refused, the packet tells the side that opened the flow that its Backend will not have the connection. For a SYN from
-// the side that opened the flow, hit.State is SynSent and hit.Checked is 0 however far the flow has come: nothing that
-// was found for an earlier connection with these tuples is valid for a new one.
+// Refused or Abandoned, the packet tells the side that opened the flow that its Backend will not have the connection,
+// when it is Accepted, that it will. For a SYN from the side that opened the flow, hit.State is SynSent and hit.Checked
+// is 0 however far the flow has come: nothing that was found for an earlier connection with these tuples is valid for a
+// new one.
 func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	if s == nil {
@@ -36,15 +37,29 @@ func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 		switch {
 		case opens && hit.Dir == Original:
 			hit.State, hit.Checked = SynSent, 0
-		case hit.State == Reset && l.state() == SynSent && hit.Dir == Reply && hit.Backend != 0 && tp.Proto == packet.TCP &&
-			s.marks.load()[Reply] == 0: // a flow that was reset is in SynSent again when its client goes on
-			hit.State = Refused
+		case hit.Dir == Reply && hit.Backend != 0 && tp.Proto == packet.TCP:
+			hit.State = t.answer(s, hit, l.state())
 		}
 	}
 	if now != seen {
 		s.seen.Store(now)
 	}
 	return true
+}
+
+// answer returns how a packet of a Backend, for which hit's state has become what it is and was another one, is
+// reported.
+func (t *Table) answer(s *slot, hit *Hit, was State) State {
+	switch is := hit.State; {
+	case is == SynReceived && was == SynSent:
+		return Accepted
+	case is == Reset && was == SynSent && s.marks.load()[Reply] == 0:
+		return Refused // a flow that was reset is in SynSent again when its client goes on, but has its marks
+	case is == Reset && was == Established && s.countsWith(&t.ledgers[hit.Ref&(maxSlots-1)])[Reply].Packets == 1:
+		return Abandoned // it has sent nothing but what Accepted the connection
+	default:
+		return is
+	}
 }
 
 // advance stores the state after a packet, unless the slot holds another flow than that of l.

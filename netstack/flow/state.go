@@ -28,10 +28,16 @@ const (
 	// Refused is never stored: Lookup reports it, for a flow whose state becomes Reset, for the reset by which a
 	// Backend refuses a TCP connection.
 	Refused
+	// Accepted is never stored: Lookup reports it, for a flow whose state becomes SynReceived, for the segment by which
+	// a Backend takes a TCP connection.
+	Accepted
+	// Abandoned is never stored: Lookup reports it, for a flow whose state becomes Reset, for the reset by which a
+	// Backend gives up a TCP connection that it has accepted, when it has said and acknowledged nothing since.
+	Abandoned
 )
 
 var stateNames = [...]string{"free", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_ORIGINAL", "FIN_REPLY", "TIME_WAIT",
-	"RESET", "UNREPLIED", "REPLIED", "ANSWERED", "ECHO", "OTHER", "CLOSED", "REFUSED"}
+	"RESET", "UNREPLIED", "REPLIED", "ANSWERED", "ECHO", "OTHER", "CLOSED", "REFUSED", "ACCEPTED", "ABANDONED"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {

@@ -186,23 +186,29 @@ func TestSYNOnLiveFlow(t *testing.T) {
 	}
 }
 
-// TestRefused: the reset by which a backend answers the SYN of a TCP flow is told apart from all others. The flow is
-// reset in any case.
+// TestRefused: the reset by which a backend answers the SYN of a TCP flow is told apart from all others, and so is that
+// by which it gives up what it has just accepted. The flow is reset in any case.
 func TestRefused(t *testing.T) {
-	const S, A, R = packet.SYN, packet.ACK, packet.RST
+	const S, A, R, F = packet.SYN, packet.ACK, packet.RST, packet.FIN
 	for name, c := range map[string]struct {
 		proto   packet.Proto
 		backend uint64
 		packets []pkt // after the SYN; the last one is looked at
 	}{
-		"refused":                    {packet.TCP, 1, []pkt{{Reply, R | A, Refused}}},
-		"twice":                      {packet.TCP, 1, []pkt{{Reply, R | A, Refused}, {Reply, R | A, Reset}}},
-		"without a backend":          {packet.TCP, 0, []pkt{{Reply, R | A, Reset}}},
-		"by the client":              {packet.TCP, 1, []pkt{{Original, R, Reset}}},
-		"answered":                   {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Reply, R | A, Reset}}},
-		"open":                       {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R, Reset}}},
-		"open and reset before":      {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R | A, Reset}, {Original, A, SynSent}, {Reply, R | A, Reset}}},
-		"an association that cannot": {packet.SCTP, 1, []pkt{{Reply, R | A, Reset}}},
+		"refused":                      {packet.TCP, 1, []pkt{{Reply, R | A, Refused}}},
+		"twice":                        {packet.TCP, 1, []pkt{{Reply, R | A, Refused}, {Reply, R | A, Reset}}},
+		"without a backend":            {packet.TCP, 0, []pkt{{Reply, R | A, Reset}}},
+		"by the client":                {packet.TCP, 1, []pkt{{Original, R, Reset}}},
+		"answered":                     {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Reply, R | A, Reset}}},
+		"answered twice":               {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Reply, S | A, SynReceived}}},
+		"open":                         {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Original, A, Established}, {Reply, R, Abandoned}}},
+		"open without a backend":       {packet.TCP, 0, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R, Reset}}},
+		"open and reset by the client": {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Original, A, Established}, {Original, R, Reset}}},
+		"acknowledged":                 {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Original, A, Established}, {Reply, A, Established}, {Reply, R, Reset}}},
+		"half closed":                  {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Original, A, Established}, {Original, F | A, FinOriginal}, {Reply, R, Reset}}},
+		"open and reset before":        {packet.TCP, 1, []pkt{{Reply, S | A, Accepted}, {Original, A, Established}, {Reply, R | A, Abandoned}, {Original, A, SynSent}, {Reply, R | A, Reset}}},
+		"an association":               {packet.SCTP, 1, []pkt{{Reply, S | A, SynReceived}}},
+		"an association that cannot":   {packet.SCTP, 1, []pkt{{Reply, R | A, Reset}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			table, _, _ := newTable(t, 10)
@@ -219,7 +225,7 @@ func TestRefused(t *testing.T) {
 				if !table.Lookup(&at, tcp(p.flags), &hit) || hit.State != p.want {
 					t.Fatalf("packet %d: %v, want %v", i, hit.State, p.want)
 				}
-				if stored := hit; table.Peek(&at, &stored) && stored.State == Refused {
+				if stored := hit; table.Peek(&at, &stored) && stored.State >= Closed {
 					t.Error("it is stored")
 				}
 				table.Count(&hit, 40, tcp(p.flags))

@@ -351,6 +351,12 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, seg packet
 		hit.Kind != f.e.Kind || hit.Checked != checked || (hit.State == Closed) != closed {
 		t.Fatalf("lookup %v by %+v: %+v, want %v of %+v", tp, seg, hit, d, f)
 	}
+	switch hit.State { // what is stored
+	case Accepted:
+		hit.State = SynReceived
+	case Refused, Abandoned:
+		hit.State = Reset
+	}
 	if opens && hit.State != SynSent || !closed && !opens && timeouts[hit.State] != f.seconds() {
 		t.Fatalf("lookup %v by %+v: %v for %d s, want %d s", tp, seg, hit.State, timeouts[hit.State], f.seconds())
 	}
@@ -366,6 +372,11 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, seg packet
 		f.checked = uint32(s.upTo(100))
 		table.SetChecked(hit.Ref, f.checked)
 	case 1:
+		f.e.Via = uint64(s.upTo(256))
+		if hit.Ref, ok = table.SetVia(hit.Ref, &f.e.Orig, f.e.Via); !ok {
+			t.Fatalf("cannot set %v", f.e.Orig)
+		}
+	case 2:
 		if !table.Delete(hit.Ref, &f.e.Orig) {
 			t.Fatalf("cannot delete %v", f.e.Orig)
 		}

@@ -86,25 +86,58 @@ type kept struct {
 	seq     uint32
 	ip      []byte
 	refused []uint64
+	// open is set when its client has heard terms, and served when a backend has accepted it and not given it up.
+	open, served bool
+	terms        packet.Terms
 }
 
 func (s *slow) keep(p *packet.Packet, seq uint32) {
 	if len(p.IP) <= Longest {
-		*s = append(*s, &kept{p.Tuple, seq, bytes.Clone(p.IP), nil})
+		*s = append(*s, &kept{orig: p.Tuple, seq: seq, ip: bytes.Clone(p.IP)})
 	}
 }
 
-func (s *slow) refuse(orig packet.Tuple, seq uint32, backend uint64) *kept {
+func (s *slow) find(orig packet.Tuple) *kept {
 	for _, k := range slices.Backward((*s)[max(0, len(*s)-size):]) {
 		if k.orig == orig {
-			if k.seq != seq || len(k.refused) == Most {
-				return nil
-			}
-			k.refused = append(k.refused, backend)
 			return k
 		}
 	}
-	return nil
+	return &kept{refused: make([]uint64, Most)}
+}
+
+func (s *slow) refuse(orig packet.Tuple, seq uint32, backend uint64) *kept {
+	k := s.find(orig)
+	if k.seq != seq || k.served || len(k.refused) == Most {
+		return nil
+	}
+	k.refused = append(k.refused, backend)
+	return k
+}
+
+func (s *slow) accept(orig packet.Tuple, ack uint32, terms packet.Terms) {
+	if k := s.find(orig); !k.open && ack == k.seq+1 {
+		k.open, k.served, k.terms = true, true, terms
+	}
+}
+
+func (s *slow) abandon(orig packet.Tuple, rst packet.Segment, backend uint64) *kept {
+	k := s.find(orig)
+	heard := rst.Flags&packet.ACK != 0 && rst.Ack != k.seq+1
+	if !k.served || len(k.refused) == Most || k.terms.Other || heard || rst.Seq != k.terms.Seq+1 {
+		return nil
+	}
+	k.served, k.refused = false, append(k.refused, backend)
+	return k
+}
+
+func (s *slow) takeOver(orig packet.Tuple, terms packet.Terms) (by packet.Shift, ok bool) {
+	k := s.find(orig)
+	if !k.open || k.served {
+		return by, false
+	}
+	k.served = terms.MSS >= k.terms.MSS && !terms.Other
+	return packet.Shift{Seq: k.terms.Seq - terms.Seq}, k.served
 }
 
 func TestRingAgainstSlow(t *testing.T) {
@@ -113,17 +146,42 @@ func TestRingAgainstSlow(t *testing.T) {
 	var r Ring
 	var s slow
 	var got SYN
-	for n := range 20000 {
-		p := synOf(t, "10.244.1.10", uint16(rnd.IntN(2*size)), rnd.Uint32N(3), rnd.IntN(2)*50)
-		seq := p.Segment().Seq
-		if rnd.IntN(2) == 0 {
+	for n := range 40000 {
+		p := synOf(t, "10.244.1.10", uint16(rnd.IntN(size+8)), rnd.Uint32N(2), rnd.IntN(2)*50)
+		seq, terms := p.Segment().Seq, packet.Terms{Seq: rnd.Uint32N(2), MSS: uint16(1 + rnd.IntN(2)), Other: rnd.IntN(8) == 0}
+		var ok bool
+		var want *kept
+		switch rnd.IntN(7) {
+		case 0:
 			r.Keep(&p.Tuple, p)
 			s.keep(p, seq)
 			continue
+		case 1, 2:
+			r.Answered(&p.Tuple, seq+1, terms)
+			s.accept(p.Tuple, seq+1, terms)
+			continue
+		case 3:
+			by, ok := r.TakeOver(&p.Tuple, terms)
+			if want, wantOK := s.takeOver(p.Tuple, terms); ok != wantOK || ok && by != want {
+				t.Fatalf("seed %d, step %d: taken over %v by %+v, want %v %+v", seed, n, ok, by, wantOK, want)
+			}
+			continue
+		case 4:
+			ok = r.Asked(&p.Tuple, &got)
+			if want = s.find(p.Tuple); !want.open || want.served {
+				want = nil
+			}
+		case 5:
+			rst := packet.Segment{Seq: terms.Seq + 1, Ack: seq + 1, Flags: packet.RST | []uint8{0, packet.ACK}[rnd.IntN(2)]}
+			ok, want = r.Abandon(&p.Tuple, rst, uint64(n), &got), s.abandon(p.Tuple, rst, uint64(n))
+		default:
+			ok, want = r.Refuse(&p.Tuple, seq, uint64(n), &got), s.refuse(p.Tuple, seq, uint64(n))
 		}
-		ok, want := r.Refuse(&p.Tuple, seq, uint64(n), &got), s.refuse(p.Tuple, seq, uint64(n))
-		if ok != (want != nil) || ok && (!bytes.Equal(got.IP(), want.ip) || !slices.Equal(got.Refused(), want.refused)) {
+		if ok != (want != nil) || ok && (!bytes.Equal(got.IP(), want.ip) || !slices.Equal(got.Refused(), want.refused) || got.Moving() != want.open) {
 			t.Fatalf("seed %d, step %d: %v %+v, want %+v", seed, n, ok, got, want)
+		}
+		if ok && got.Moving() && (got.Next() != want.terms.Seq+1 || got.AckedBy(packet.Segment{Flags: packet.ACK, Ack: seq + 1}) != (want.seq == seq)) {
+			t.Fatalf("seed %d, step %d: %+v, want %+v", seed, n, got, want)
 		}
 	}
 }
@@ -133,7 +191,7 @@ func TestRingAllocatesOnce(t *testing.T) {
 	var got SYN
 	p := synOf(t, "10.244.1.10", 4000, 7, 0)
 	r.Keep(&p.Tuple, p)
-	if n := testing.AllocsPerRun(100, func() { r.Keep(&p.Tuple, p); r.Refuse(&p.Tuple, 7, 1, &got) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.Keep(&p.Tuple, p); r.Refuse(&p.Tuple, 7, 1, &got); r.Answered(&p.Tuple, 8, packet.Terms{}) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

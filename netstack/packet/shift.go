@@ -27,8 +27,8 @@ func (p *Packet) FromServer(by Shift) {
 	p.updateL4(b[16:], 0, portDelta(was, Checksum(b, 0)))
 }
 
-// ToServer takes by from what a segment says of its receiver: what it has acknowledged, of which its blocks are too (RFC
-// 2018), and the clock that it echoes. It updates the checksum. p must have a TCP header.
+// ToServer takes by from what a segment says of its receiver: what it acknowledges, in its blocks too (RFC 2018), and
+// the clock that it echoes. It updates the checksum. p must have a TCP header.
 func (p *Packet) ToServer(by Shift) {
 	b := p.tcpHead()
 	was := Checksum(b, 0)

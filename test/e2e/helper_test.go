@@ -157,20 +157,22 @@ func transferServe(ctx context.Context, args []string) error {
 		if err != nil {
 			return nil // the input has ended
 		}
-		go func() {
-			defer c.Close()
-			h := sha256.New()
-			n, err := io.Copy(h, c)
-			if err == nil {
-				_, err = fmt.Fprintln(c, hex.EncodeToString(h.Sum(nil)))
-			}
-			if err == nil {
-				_, err = io.Copy(c, stream(2, n))
-			}
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "transfer:", err)
-			}
-		}()
+		go serveTransfer(c)
+	}
+}
+
+func serveTransfer(c net.Conn) {
+	defer c.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, c)
+	if err == nil {
+		_, err = fmt.Fprintln(c, hex.EncodeToString(h.Sum(nil)))
+	}
+	if err == nil {
+		_, err = io.Copy(c, stream(2, n))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "transfer:", err)
 	}
 }
 
@@ -195,13 +197,18 @@ func transfer(ctx context.Context, args []string) error {
 }
 
 func transferOnce(ctx context.Context, addr string, seed uint64, size int64) (out transferred, err error) {
-	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return out, err
 	}
+	return transferOver(c, seed, size)
+}
+
+// transferOver transfers over a connection, and closes it.
+func transferOver(c net.Conn, seed uint64, size int64) (out transferred, err error) {
+	start := time.Now()
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	want := sha256.New()

@@ -91,6 +91,9 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"serve-outside":  serveOutside,
 	"announce":       announceLinks,
 	"leave":          leave,
+	"give-up":        giveUp,
+	"greet":          greet,
+	"meet":           meet,
 }
 
 func help(name string, args []string) int {
