@@ -81,10 +81,11 @@ func (w *worker) askAnother(s *snapshot, nested bool) {
 	p.VNet, p.Tuple.Space = w.syn.VNet, w.syn.Orig.Space
 	j := journey{packet: p, origin: origin{from: att, routed: routed, nested: nested}, orig: p.Tuple, takes: w.syn.Moving()}
 	done, ok := w.enter(s, &j, w.other)
+	if !done && j.takes {
+		done, ok = w.enterAnew(s, &j, att)
+	}
 	if !done {
-		if ok = w.waitsFor(&j); !ok {
-			return // the client has sent its SYN again, which another goroutine carries
-		}
+		return // the client has sent its SYN again, which another goroutine carries
 	}
 	if ok {
 		_ = w.translate(s, &j) && w.forward(s, &j)

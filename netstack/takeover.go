@@ -103,10 +103,18 @@ func (w *worker) waits(s *snapshot, j *journey) judgement {
 	return ended
 }
 
-// waitsFor reports whether the journey's SYN is one that w.other was sent already, and may be sent again: it finds the
-// flow.
-func (w *worker) waitsFor(j *journey) bool {
-	return w.syn.Moving() && w.path.flows.Peek(&j.orig, &j.hit) && j.hit.Kind&TakenOver != 0 && j.hit.Via == viaRoute
+// enterAnew is enter for a SYN that moves a connection whose tuple has a flow. That is the SYN's own flow if it was sent
+// before. If not, something that the client sent has begun it, after the flow of the connection had ended and before
+// this one could begin: it was led where nobody knows the connection, and its flow goes.
+func (w *worker) enterAnew(s *snapshot, j *journey, att *Attachment) (done, ok bool) {
+	if !att.knocks.Asked(&j.orig, &w.syn) || !w.path.flows.Peek(&j.orig, &j.hit) {
+		return false, false
+	}
+	if j.hit.Kind&TakenOver != 0 && j.hit.Via == viaRoute {
+		return true, true
+	}
+	w.forget(j)
+	return w.enter(s, j, w.other)
 }
 
 // giveUp ends the connection of w.syn, which nobody takes over, for its client at att. The journey is of its flow.

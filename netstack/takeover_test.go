@@ -199,6 +199,46 @@ func TestClientSendsMeanwhile(t *testing.T) {
 	w.silent()
 }
 
+// meanwhile is a Policy that permits everything, and does something before it permits a flow to an endpoint.
+type meanwhile struct {
+	to string
+	do func()
+}
+
+func (m *meanwhile) Judge(f *Flow) Ruling {
+	if do := m.do; do != nil && f.To.DstPort == 8080 && f.To.Dst.String()+":8080" == m.to {
+		m.do = nil
+		do()
+	}
+	return Ruling{Action: Permit}
+}
+
+// TestClientSendsBetween: what a client sends after the flow to one backend has ended, and before that to the other has
+// begun, begins one that nobody needs.
+func TestClientSendsBetween(t *testing.T) {
+	w := newRefusing(t, second)
+	between := &meanwhile{to: second}
+	w.policy = between
+	w.set()
+	w.open()
+	att := w.path.attachments.table.Load().byName["a"]
+	between.do = func() {
+		other := w.path.workers.get()
+		defer w.path.workers.put(other)
+		frame := numbered(asking, asked, packet.ACK|packet.PSH, 7, 1001, clock+1, 500).Frame(att.MAC, tap.RouterMAC)
+		other.from = att
+		other.fromTAP(append(make([]byte, 0, packet.MaxFrame), frame...))
+	}
+	w.from("b", abandons(first, asking, 1001))
+	w.hears("b", "tcp "+asking+" > "+first+" PA 7 1001 16909061 500")
+	w.hears("link", givenUp.want)
+	w.from("b", abandons(first, asking, 1001)) // the answer to that
+	w.expect("a", "tcp "+first+" > "+asking+" R")
+	w.tell(taken, answered)
+	w.tell(continued...)
+	w.silent()
+}
+
 // TestGivenUpForGood: when nobody takes a connection over, its client hears of that by a reset that it obeys.
 func TestGivenUpForGood(t *testing.T) {
 	reset := "tcp " + asked + " > " + asking + " R 1001 0"
