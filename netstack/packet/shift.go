@@ -2,10 +2,10 @@ package packet
 
 // Kinds of TCP options, and their lengths in bytes with both octets of the head (RFC 9293 3.1, RFC 7323, RFC 2018).
 const (
-	tcpEnd, tcpNop                                      = 0, 1
-	tcpMSS, tcpScale, tcpSACKOK, tcpSACK, tcpClock      = 2, 3, 4, 5, 8
-	tcpMSSLen, tcpScaleLen, tcpSACKOKLen, tcpClockLen   = 4, 3, 2, 10
-	tcpOptions, tcpSACKHead, tcpSACKEdge, tcpClockTwice = 20, 2, 4, 4
+	tcpEnd, tcpNop                                    = 0, 1
+	tcpMSS, tcpScale, tcpSACKOK, tcpSACK, tcpClock    = 2, 3, 4, 5, 8
+	tcpMSSLen, tcpScaleLen, tcpSACKOKLen, tcpClockLen = 4, 3, 2, 10
+	tcpOptions, tcpSACKHead, tcpSACKEdge              = 20, 2, 4
 )
 
 // Shift is how far the numbers of one server are from those of another, modulo 1<<32: what is added to the sequence
