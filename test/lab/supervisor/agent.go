@@ -218,6 +218,8 @@ func (a *agent) ask() {
 		case pid != 0 && err == nil:
 			if answered {
 				pause = steadyAsk
+			}
+			if answered && ready { // it was before: now it has had time for what waited while it started
 				a.prepareNext()
 			}
 			a.setReady(answered, problems)
