@@ -133,10 +133,14 @@ func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {
 }
 
 func message(a *pools.Assignment) string {
+	text := "from AddressPool " + a.Pool
 	if a.Pool == "" {
-		return "its addresses are in no AddressPool any longer"
+		text = "its addresses are in no AddressPool any longer"
 	}
-	return "from AddressPool " + a.Pool
+	if a.Apart != "" {
+		text += "; " + a.Apart
+	}
+	return text
 }
 
 // setCondition sets a condition. A condition that says the same keeps its time, and does not become another object

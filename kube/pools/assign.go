@@ -30,6 +30,8 @@ type Assignment struct {
 	Pool string
 	// Reason says in one word why Addrs lacks an address, and Message in a sentence. They are "" when it lacks none.
 	Reason, Message string
+	// Apart says in a sentence that another Service is at one of Addrs which no longer shares it. It is "" for none.
+	Apart string
 }
 
 // Usage says how much of a pool is in use.
@@ -131,10 +133,12 @@ type owned struct {
 	owner string
 }
 
-// holders are the Services that have an address, all of one class but at nodes' addresses.
+// holders are the Services that have an address, all of one class but at nodes' addresses and while they are apart.
 type holders struct {
 	list  []*wish
 	ports map[port]*wish
+	// apart is set while some of them, who were given the address together, would not share it any longer.
+	apart bool
 }
 
 // wish is a Service, and what it has got so far.
@@ -145,11 +149,12 @@ type wish struct {
 	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until
 	// it has others.
 	addrs, old []netip.Addr
-	// onNodes is set for a Service that has addresses of a pool of nodes, also when these nodes are gone.
-	onNodes bool
-	pool    *pool
-	reason  string
-	message string
+	// onNodes is set for a Service that has addresses of a pool of nodes, also when these nodes are gone. shared is set
+	// for one that was given addresses at which others may be.
+	onNodes, shared bool
+	pool            *pool
+	reason          string
+	message         string
 }
 
 func newWork(objs *kube.Objects) *work {
@@ -198,7 +203,7 @@ func (w *work) wish(svc *corev1.Service) *wish {
 func (w *work) keep(s *wish) {
 	var has []netip.Addr
 	c := meta.FindStatusCondition(s.svc.Status.Conditions, Condition)
-	s.onNodes = c != nil && c.Reason == OnNodes
+	s.onNodes, s.shared = c != nil && c.Reason == OnNodes, len(portsIn(&s.svc.Status.LoadBalancer)) > 0
 	for _, in := range s.svc.Status.LoadBalancer.Ingress {
 		a, err := netip.ParseAddr(in.IP)
 		if err != nil {
@@ -213,7 +218,7 @@ func (w *work) keep(s *wish) {
 		if !slices.Contains(s.families, a.Is4()) || !s.onNodes && s.has(a.Is4()) {
 			continue
 		}
-		if other := w.claim(s, a); other != nil {
+		if other := w.stay(s, a); other != nil {
 			s.lacks(Taken, "%s, which it had, belongs to Service %s/%s already", a, other.svc.Namespace, other.svc.Name)
 			continue
 		}
@@ -261,24 +266,61 @@ func (w *work) poolOf(a netip.Addr) *pool {
 
 // claim gives a Service an address, or returns the Service that has it and does not share it.
 func (w *work) claim(s *wish, a netip.Addr) (other *wish) {
+	h := w.holdersOf(a)
+	if other := h.without(s); other != nil && !w.isNode[a] { // nodes' are shared with everybody
+		return other
+	}
+	return w.enter(s, a, h)
+}
+
+// stay gives a Service an address that it had, or returns the Service that has it. Those who were given an address
+// together stay there when they say different things of it by now, since nobody can know who is to go, and whoever went
+// would lose his clients.
+func (w *work) stay(s *wish, a netip.Addr) (other *wish) {
+	h := w.holdersOf(a)
+	if other := h.without(s); other != nil && !w.isNode[a] && !h.knew(s) {
+		return other
+	}
+	return w.enter(s, a, h)
+}
+
+func (w *work) holdersOf(a netip.Addr) *holders {
 	h := w.at[a]
 	if h == nil {
 		h = &holders{ports: map[port]*wish{}}
 		w.at[a] = h
 	}
+	return h
+}
+
+// without returns a holder who does not share the address with a Service, or nil.
+func (h *holders) without(s *wish) *wish {
+	list := h.list
+	if !h.apart {
+		list = list[:min(len(list), 2)] // one of them is another Service, if any is
+	}
+	for _, o := range list {
+		if o != s && !s.of.shares(o.of) {
+			return o
+		}
+	}
+	return nil
+}
+
+// knew reports whether a Service was given the address together with all who have it.
+func (h *holders) knew(s *wish) bool {
+	return s.shared && !slices.ContainsFunc(h.list, func(o *wish) bool { return !o.shared || o.svc.Namespace != s.svc.Namespace })
+}
+
+// enter puts a Service at an address, or returns the Service that has one of its ports there.
+func (w *work) enter(s *wish, a netip.Addr, h *holders) (other *wish) {
 	ports := portsOf(s.svc)
 	for _, p := range ports {
 		if h.ports[p] != nil && h.ports[p] != s {
 			return h.ports[p]
 		}
 	}
-	if !w.isNode[a] { // nodes' are shared with everybody
-		for _, o := range h.list[:min(len(h.list), 2)] { // one of them is another Service, if any is
-			if o != s && (s.of == class{} || s.of != o.of) {
-				return o
-			}
-		}
-	}
+	h.apart = h.apart || !w.isNode[a] && h.without(s) != nil
 	h.list = append(h.list, s)
 	if list := w.shared[s.of]; s.of != (class{}) {
 		if i, there := slices.BinarySearchFunc(list, a, netip.Addr.Compare); !there {
@@ -301,6 +343,7 @@ func (w *work) leave(s *wish, addrs []netip.Addr) {
 				delete(h.ports, p)
 			}
 		}
+		h.apart = h.apart && slices.ContainsFunc(h.list, func(o *wish) bool { return h.without(o) != nil })
 		if !slices.ContainsFunc(h.list, func(o *wish) bool { return o.of == s.of }) {
 			w.shared[s.of] = slices.DeleteFunc(w.shared[s.of], func(b netip.Addr) bool { return b == a })
 		}
@@ -348,6 +391,10 @@ func (w *work) plan(all []*wish) Plan {
 			if w.poolOf(addr) == nil {
 				w.say.Warnf(kube.RefOf(s.svc), "status.loadBalancer", "%s is in no AddressPool any longer: the Service keeps it until it is deleted or asks for another", addr)
 			}
+			if h := w.at[addr]; h != nil && h.apart && a.Apart == "" {
+				a.Shared, a.Apart = true, apart(addr, s, h)
+				w.say.Warnf(kube.RefOf(s.svc), "status.loadBalancer", "%s", a.Apart)
+			}
 		}
 		out.Services = append(out.Services, a)
 	}
@@ -359,6 +406,16 @@ func (w *work) plan(all []*wish) Plan {
 	}
 	out.Problems = w.say.Problems
 	return out
+}
+
+// apart says who is at an address with a Service and does not share it any longer, or that such others are there.
+func apart(a netip.Addr, s *wish, h *holders) string {
+	who := "Services"
+	if o := h.without(s); o != nil {
+		who = "Service " + o.svc.Namespace + "/" + o.svc.Name
+	}
+	return fmt.Sprintf("%s is shared with %s, and they no longer say the same (%s, externalTrafficPolicy, and the selector where that is Local): "+
+		"all stay there, and nobody else gets it, until they do or one of them asks for another address", a, who, kube.SharedAddressAnnotation)
 }
 
 func (w *work) usage(p *pool) Usage {

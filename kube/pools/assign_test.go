@@ -288,6 +288,11 @@ func TestAssignAlways(t *testing.T) {
 				objs.Services = append(objs.Services, s)
 			}
 			objs.Services = slices.DeleteFunc(objs.Services, func(*corev1.Service) bool { return rng.IntN(10) == 0 })
+			for _, s := range objs.Services {
+				if s.Annotations[kube.SharedAddressAnnotation] != "" && rng.IntN(8) == 0 {
+					s.Annotations[kube.SharedAddressAnnotation] = fmt.Sprintf("k%d", rng.IntN(3))
+				}
+			}
 			plan := pools.Assign(objs, true)
 			last = check(t, objs, plan)
 			objs.Services = last
@@ -305,21 +310,31 @@ func check(t *testing.T, objs *kube.Objects, plan pools.Plan) (after []*corev1.S
 		addr netip.Addr
 		port int32
 	}
-	taken, keys := map[place]string{}, map[netip.Addr]string{}
+	taken, keys, stays := map[place]string{}, map[netip.Addr]string{}, map[netip.Addr]bool{}
 	for _, a := range plan.Services {
 		s := a.Service.DeepCopy()
+		had := map[netip.Addr]bool{}
 		for _, in := range s.Status.LoadBalancer.Ingress {
 			if !slices.Contains(a.Addrs, netip.MustParseAddr(in.IP)) {
 				t.Fatalf("%s had %s and has %v", s.Name, in.IP, a.Addrs)
 			}
+			had[netip.MustParseAddr(in.IP)] = true
 		}
 		s.Status.LoadBalancer.Ingress = nil
 		key := s.Annotations[kube.SharedAddressAnnotation]
-		for _, addr := range a.Addrs {
-			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: addr.String()})
-			if other, there := keys[addr]; there && (other == "" || other != key) {
+		for i, addr := range a.Addrs {
+			in := corev1.LoadBalancerIngress{IP: addr.String()}
+			if a.Shared && i == 0 {
+				for _, p := range s.Spec.Ports {
+					in.Ports = append(in.Ports, corev1.PortStatus{Port: p.Port, Protocol: p.Protocol})
+				}
+			}
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, in)
+			// Of those whose keys differ all had it before.
+			if other, there := keys[addr]; there && (other == "" || other != key) && !(stays[addr] && had[addr]) {
 				t.Fatalf("%s is shared by keys %q and %q", addr, other, key)
 			}
+			stays[addr] = had[addr] && (stays[addr] || keys[addr] == "")
 			keys[addr] = key
 			for _, p := range s.Spec.Ports {
 				at := place{addr, p.Port}

@@ -5,7 +5,8 @@
 //
 // First, each Service keeps what it has, the oldest Service first. An address is taken from a Service only when the
 // Service asks for other addresses or another pool, no longer asks for its family, or when an older Service has the
-// address and does not share it. A pool that shrinks, or that no longer selects the Service, takes nothing away.
+// address and was not given it together with this one. A pool that shrinks, or that no longer selects the Service,
+// takes nothing away, and neither does a sharer that changes its key.
 // Then, Services that lack an address get one. The oldest come first again, so that a newcomer gets only what others
 // leave.
 //

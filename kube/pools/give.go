@@ -224,7 +224,7 @@ func (w *work) giveNodes(s *wish, p *pool) bool {
 // reclaim gives a Service back what it had left for others that it cannot have.
 func (w *work) reclaim(s *wish) {
 	for _, a := range s.old {
-		w.claim(s, a) // nobody has taken it since
+		w.stay(s, a) // nobody has taken it since
 	}
 }
 

@@ -157,3 +157,6 @@ func (r *request) class() class {
 	}
 	return c
 }
+
+// shares reports whether Services of two classes may have one address together.
+func (c class) shares(o class) bool { return c != class{} && c == o }
