@@ -94,7 +94,7 @@ var kinds = []*Kind{
 	kindOf(func(o *Objects) *[]*corev1.Service { return &o.Services },
 		Kind{Name: "Service", Plural: "Services", Group: core, Use: InFiles | InCluster | InController}),
 	rollOf(func(o *Objects) *roll.List[*discoveryv1.EndpointSlice] { return &o.EndpointSlices },
-		Kind{Name: "EndpointSlice", Plural: "EndpointSlices", Group: discovery, Use: InFiles | InCluster}),
+		Kind{Name: "EndpointSlice", Plural: "EndpointSlices", Group: discovery, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.IngressClass { return &o.IngressClasses },
 		Kind{Name: "IngressClass", Plural: "IngressClasses", Group: networking, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.Ingress { return &o.Ingresses },

@@ -73,6 +73,11 @@ func ProxyProtocol(svc *corev1.Service) (version uint8, ok bool) {
 	return 0, false
 }
 
+// LocalBalancer reports whether a Service is a load balancer that only nodes with endpoints of it serve.
+func LocalBalancer(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
 // ToBeDeletedTaint is the taint of a Node that the cluster autoscaler is about to remove. kube-proxy looks at the
 // same taint (KEP-3836).
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -46,9 +47,10 @@ func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) 
 		assigned[nameOf(plan.Services[i].Service)] = &plan.Services[i]
 	}
 	now := metav1.NewTime(o.Now.Truncate(time.Second))
+	l := localOf(&objs)
 	objs.Services = changed(objs.Services, func(svc *corev1.Service) bool { return assigned[nameOf(svc)] != nil || served(svc) }, func(svc *corev1.Service) {
 		if a := assigned[nameOf(svc)]; a != nil {
-			serve(svc, a, now)
+			serve(svc, a, l, now)
 		} else {
 			leave(svc)
 		}
@@ -102,13 +104,14 @@ func leave(svc *corev1.Service) {
 }
 
 // serve says on a Service what it has, and what it lacks.
-func serve(svc *corev1.Service, a *pools.Assignment, now metav1.Time) {
+func serve(svc *corev1.Service, a *pools.Assignment, l *local, now metav1.Time) {
 	s := &svc.Status
 	if !slices.Contains(svc.Finalizers, Finalizer) {
 		svc.Finalizers = append(svc.Finalizers, Finalizer)
 	}
-	s.LoadBalancer.Ingress = ingressPoints(svc, a)
-	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: pools.Assigned, Message: message(a)}
+	addrs, some := l.points(a)
+	s.LoadBalancer.Ingress = ingressPoints(svc, a, addrs)
+	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: pools.Assigned, Message: message(a, some)}
 	if a.OnNodes {
 		c.Reason = pools.OnNodes
 	}
@@ -132,10 +135,14 @@ func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {
 	return list
 }
 
-func message(a *pools.Assignment) string {
+// message says where the addresses are from. some is set when the status has not all of them.
+func message(a *pools.Assignment, some bool) string {
 	text := "from AddressPool " + a.Pool
 	if a.Pool == "" {
 		text = "its addresses are in no AddressPool any longer"
+	}
+	if some {
+		text += ", those of its nodes that have endpoints (externalTrafficPolicy: Local)"
 	}
 	if a.Apart != "" {
 		text += "; " + a.Apart
@@ -167,16 +174,16 @@ func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
 	return n
 }
 
-// ingressPoints returns status.loadBalancer.ingress. Points of nodes that put the PROXY protocol before connections
+// ingressPoints returns status.loadBalancer.ingress, with those addresses of the assignment. Points of nodes that put the PROXY protocol before connections
 // have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860). Where other Services may
 // be at the addresses, the first point names the ports that this one has there, so that it is known who had a port
 // first.
-func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.LoadBalancerIngress) {
+func ingressPoints(svc *corev1.Service, a *pools.Assignment, addrs []netip.Addr) (list []corev1.LoadBalancerIngress) {
 	mode := corev1.LoadBalancerIPModeVIP
 	if version, _ := kube.ProxyProtocol(svc); a.OnNodes && version != 0 {
 		mode = corev1.LoadBalancerIPModeProxy
 	}
-	for i, addr := range a.Addrs {
+	for i, addr := range addrs {
 		in := corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &mode}
 		if unsupported(svc, a) > 0 || a.Shared && i == 0 {
 			in.Ports = portStatuses(svc, a)

@@ -214,6 +214,10 @@ func (w *work) keep(s *wish) {
 			s.onNodes, s.pool = true, cmp.Or(s.pool, p)
 		}
 	}
+	if s.onNodes && s.pool != nil && len(s.request.addrs) == 0 && kube.LocalBalancer(s.svc) {
+		// Its status names those alone that have endpoints, and the others wait for some.
+		has = append(has, slices.DeleteFunc(slices.Clone(s.pool.addrs), func(a netip.Addr) bool { return slices.Contains(has, a) })...)
+	}
 	for _, a := range has {
 		if !slices.Contains(s.families, a.Is4()) || !s.onNodes && s.has(a.Is4()) {
 			continue

@@ -42,6 +42,13 @@ spec: {nodes: {}}
 			t.Errorf("Local, where there is no pod: %q %q, want it refused", a.Pod, a.Error)
 		}
 	}
+	c.until(t, "the status to list, of a local Service, the node with the pod alone", func(st *lab.Status) bool {
+		at := map[string][]string{}
+		for _, s := range st.Services {
+			at[s.Name] = s.Outside
+		}
+		return len(at["all"]) == 4 && slices.Equal(at["local"], []string{c.addr(t, "node-1", false).String(), c.addr(t, "node-1", true).String()})
+	})
 	c.until(t, "whoever wants a port that another has is told", func(st *lab.Status) bool {
 		return slices.ContainsFunc(st.Problems, func(p string) bool {
 			return strings.Contains(p, `Service default/taken`) && strings.Contains(p, `has one of its ports on the nodes of AddressPool "nodes"`)

@@ -65,7 +65,7 @@ func Run(ctx context.Context, o Options) {
 	w := writer{Options: o, limit: rate.NewLimiter(rate.Every(writeEvery), writeBurst)}
 	said := ""
 	took := time.Duration(0)
-	for r.changed(ctx, max(settleTime, min(restFactor*took, mostRest))) {
+	for r.wait(ctx, max(settleTime, min(restFactor*took, mostRest))) {
 		began := time.Now()
 		objs, ready := r.objects()
 		if !ready {

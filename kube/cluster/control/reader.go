@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,6 +28,7 @@ type reader struct {
 
 	stores    []cache.Store
 	informers []cache.Controller
+	services  cache.Store // one of stores
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -44,9 +46,12 @@ func newReader(o Options) *reader {
 			ObjectType:    k.New(),
 			Transform:     reduce,
 			Handler: cache.ResourceEventHandlerFuncs{
-				AddFunc: func(any) { r.touch() }, UpdateFunc: func(any, any) { r.touch() }, DeleteFunc: func(any) { r.touch() },
+				AddFunc: func(obj any) { r.changed(nil, obj) }, UpdateFunc: r.changed, DeleteFunc: func(obj any) { r.changed(obj, nil) },
 			},
 		})
+		if k == kube.KindFor[*corev1.Service]() {
+			r.services = store
+		}
 		r.stores, r.informers = append(r.stores, store), append(r.informers, informer)
 	}
 	return r
@@ -95,7 +100,10 @@ func reduce(obj any) (any, error) {
 		return obj, nil
 	}
 	o.SetManagedFields(nil)
-	if n, ok := obj.(*corev1.Node); ok {
+	switch n := obj.(type) {
+	case *discoveryv1.EndpointSlice:
+		reduceSlice(n)
+	case *corev1.Node:
 		n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses, Conditions: slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type != corev1.NodeReady })}
 		for i := range n.Status.Conditions {
 			n.Status.Conditions[i] = corev1.NodeCondition{Type: corev1.NodeReady, Status: n.Status.Conditions[i].Status}
@@ -135,8 +143,8 @@ func (r *reader) touch() {
 	}
 }
 
-// changed waits for a change, and for settle more for those that come with it. It returns false when ctx is done.
-func (r *reader) changed(ctx context.Context, settle time.Duration) bool {
+// wait waits for a change, and for settle more for those that come with it. It returns false when ctx is done.
+func (r *reader) wait(ctx context.Context, settle time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
@@ -164,6 +172,9 @@ func (r *reader) objects() (objs kube.Objects, ready bool) {
 	var all kube.Builder
 	for _, s := range r.stores {
 		for _, obj := range s.List() {
+			if es, is := obj.(*discoveryv1.EndpointSlice); is && !r.decides(es) {
+				continue
+			}
 			all.Add(obj.(kube.Object), "")
 		}
 	}

@@ -56,6 +56,9 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 	out.Sort()
 	out.EndpointSlices = roll.From(append(out.EndpointSlices.Slice(), controlplane.EndpointSlices(out.Pods, out.Services)...))
 	out.Sort()
+	if slices.ContainsFunc(out.Services, kube.LocalBalancer) { // they were decided about before there were endpoints
+		out, _ = controller.LoadBalancers(out, controller.Options{Default: true, Now: time.Now()})
+	}
 	return controller.EgressStatus(controller.IngressStatus(out), time.Now())
 }
 
