@@ -26,6 +26,8 @@ const (
 	mostReceived = 20_000
 	// late is after how long without a session that is told.
 	late = 15 * time.Second
+	// established is the state of a session that there is.
+	established = "established"
 )
 
 // told is what a router was told of a prefix.
@@ -43,6 +45,8 @@ type speaker struct {
 	paths    map[netip.Prefix]*apiutil.Path
 	session  announce.Session
 	missing  string // why some routes cannot be told, "" when all are
+	flaps    flaps
+	unwatch  context.CancelFunc
 }
 
 // start begins a session. id is the router ID of the node, an IPv4 address that no other speaker has.
@@ -55,9 +59,13 @@ func start(ctx context.Context, p announce.Peer, password string, id netip.Addr,
 		session: announce.Session{Peer: p.Name, Address: p.Address, ASN: p.ASN, State: "idle", Since: time.Now()},
 	}
 	go s.server.Serve()
+	ctx, s.unwatch = context.WithCancel(ctx)
 	err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: p.MyASN, RouterId: id.String(), ListenPort: -1}})
 	if err == nil {
 		err = s.refuseRoutes(ctx)
+	}
+	if err == nil {
+		err = s.watch(ctx)
 	}
 	if err == nil {
 		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: neighbour(p, password)})
@@ -67,6 +75,20 @@ func start(ctx context.Context, p announce.Peer, password string, id netip.Addr,
 		return nil, err
 	}
 	return s, nil
+}
+
+// watch notes when the session begins and ends, until ctx is done. Who looks now and then would miss short sessions.
+func (s *speaker) watch(ctx context.Context) error {
+	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
+		if e.Type != apiutil.PEER_EVENT_STATE {
+			return
+		}
+		if e.Peer.State.SessionState == bgp.BGP_FSM_ESTABLISHED {
+			s.flaps.begin(time.Now())
+		} else {
+			s.flaps.end(whyOf(e.Peer.State.DisconnectReason), time.Now())
+		}
+	}}, server.WatchPeer())
 }
 
 // refuseRoutes has the speaker use no routes but its own.
@@ -112,7 +134,10 @@ func neighbour(p announce.Peer, password string) *api.Peer {
 }
 
 // stop ends the session, and with it all routes. The router is told.
-func (s *speaker) stop() { s.server.Stop() }
+func (s *speaker) stop() {
+	s.unwatch()
+	s.server.Stop()
+}
 
 // tell brings the router to routes. nodeAddrs are the node's addresses, for next hops.
 func (s *speaker) tell(routes []announce.Route, nodeAddrs []netip.Addr) error {
@@ -241,34 +266,38 @@ func communities(texts []string) (plain []uint32, large []*bgp.LargeCommunity) {
 func (s *speaker) state(ctx context.Context, now time.Time) announce.Session {
 	_ = s.server.ListPeer(ctx, &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
 		state := strings.ToLower(strings.TrimPrefix(p.GetState().GetSessionState().String(), "SESSION_STATE_"))
-		up := state == "established"
-		if was := s.session.State == "established"; was != up {
-			s.session.Since = now
-			if up {
-				s.session.Ups++
-			}
+		seen := s.flaps.state(now)
+		if !seen.up && state == established { // since a moment
+			state = "openconfirm"
 		}
-		s.session.State, s.session.Received = state, 0
+		if !seen.since.IsZero() {
+			s.session.Since = seen.since
+		}
+		s.session.State, s.session.Received, s.session.Ups = state, 0, seen.ups
 		for _, f := range p.GetAfiSafis() {
 			s.session.Received += int(f.GetState().GetReceived())
 		}
-		s.session.Problem = s.problem(up, now)
+		s.session.Problem = s.problem(state == established, seen.why, now)
 	})
 	return s.session
 }
 
-// problem says what is wrong with the session; "" when nothing is. The text stays the same for as long as the fault
-// does: another one would be another Event, and another write to the Node.
-func (s *speaker) problem(up bool, now time.Time) string {
+// problem says what is wrong with the session; "" when nothing is. why is not "" while sessions end again and again. The
+// text stays the same for as long as the fault does: another one would be another Event, and another write to the Node.
+func (s *speaker) problem(up bool, why string, now time.Time) string {
+	if !up && now.Sub(s.session.Since) >= late {
+		text := fmt.Sprintf("there has been no session with the router at %s (AS %d) for more than %s", s.peer.Address, s.peer.ASN, late)
+		if s.password != "" {
+			return text + ": see that it knows this node, and has the same password"
+		}
+		return text + ": see that it knows this node, and asks for no password"
+	}
+	if why != "" {
+		return fmt.Sprintf("the session with the router at %s (AS %d) has ended %d times and more within %s of its beginning, and its routes come and go: %s, so see what the router says of it",
+			s.peer.Address, s.peer.ASN, mostFlaps, short, why)
+	}
 	if up {
 		return s.missing
 	}
-	if now.Sub(s.session.Since) < late {
-		return ""
-	}
-	text := fmt.Sprintf("there has been no session with the router at %s (AS %d) for more than %s", s.peer.Address, s.peer.ASN, late)
-	if s.password != "" {
-		return text + ": see that it knows this node, and has the same password"
-	}
-	return text + ": see that it knows this node, and asks for no password"
+	return ""
 }

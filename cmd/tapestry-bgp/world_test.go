@@ -412,3 +412,26 @@ func TestGracefulRestart(t *testing.T) {
 		return has("*> 192.0.2.1/32")() && !has("192.0.2.2/32")()
 	})
 }
+
+// A router that ends its session, as an operator has it do, is told the routes anew.
+func TestRouterEndsSession(t *testing.T) {
+	t.Parallel()
+	installed(t, frr, "vtysh")
+	w := newWorld(t, map[string]string{"frr": "secret"}, peers()[0])
+	show := w.frr("172.31.0.1", frrConfig)
+	w.announce(route("192.0.2.1/32", "frr"), route("2001:db8::1/128", "frr"))
+	has := func() bool {
+		return strings.Contains(show("show bgp ipv4 unicast"), "*> 192.0.2.1/32") && strings.Contains(show("show bgp ipv6 unicast"), "*> 2001:db8::1/128")
+	}
+	ups := func() float64 { return w.told.Counters().Of("tapestry_bgp_sessions_established_total")["frr"] }
+	for n := range 2 {
+		await.Until(t, "the routes of both families", has)
+		await.Until(t, "the session to be counted", func() bool { return ups() == float64(n+1) })
+		show("clear bgp *")
+	}
+	await.Until(t, "the routes of both families", has)
+	await.Until(t, "the session to be counted", func() bool { return ups() == 3 })
+	if text := w.problem("frr"); text != "" {
+		t.Errorf("two ended sessions are told: %s", text)
+	}
+}
