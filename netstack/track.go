@@ -96,7 +96,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 	case flow.Full:
 		return true, j.drop(FlowsFull)
 	case flow.NoPort:
-		return true, j.drop(NoSourcePort)
+		return true, j.refuse(noHost, NoSourcePort)
 	}
 	return false, false
 }

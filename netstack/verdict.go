@@ -43,7 +43,7 @@ const (
 	NoRoute                 // nobody owns the destination, or the sender may not reach it
 	TooBig                  // larger than the path, must not be fragmented; answered with ICMP
 	FlowsFull               // no room in the flow table
-	NoSourcePort            // no free port to tell two flows apart
+	NoSourcePort            // no free port to tell two flows apart; refused
 	LostFragment            // later fragment whose first did not come in time, or for which there was no room
 	TAPDown                 // the TAP did not take the packet
 	HostBusy                // the host's socket had no room, or no socket was to be had

@@ -53,8 +53,9 @@ func (n *Node) countOutside() counter.List {
 			map[string]int{
 				"tcp": s.TCP.Most, "dialled": dials.Most, "udp": udp.Most, "ports": ports.Most, "pings": pings.Most, "pieces": pieces.Most,
 			}),
-		counter.By(counter.Total, "tapestry_outside_refused_total", "How often there was none of these to be had.", "what", map[string]uint64{
+		counter.By(counter.Total, "tapestry_outside_refused_total", "How often there was none of these to be had, or no port of the host towards a server (host-ports).", "what", map[string]uint64{
 			"tcp": s.TCP.Refused, "dialled": dials.Refused, "udp": udp.Refused, "ports": ports.Refused, "pings": pings.Refused, "pieces": pieces.Refused,
+			"host-ports": s.TCP.NoPort,
 		}),
 		counter.By(counter.Total, "tapestry_outside_ended_total",
 			"How many of these were ended before their time, for one that the same pod began, as it had its share.", "what", map[string]uint64{

@@ -132,6 +132,8 @@ type Stats struct {
 	Held int
 	// Refused counts connections for which there was no room.
 	Refused uint64
+	// NoPort counts connections for which the host had no port left towards their server.
+	NoPort uint64
 }
 
 func (b *bounds) stats() Stats {

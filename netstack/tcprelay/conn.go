@@ -158,6 +158,9 @@ func (c *conn) begin(fd int, err error, events uint32) {
 		err = c.watch(events)
 	}
 	if err != nil {
+		if errors.Is(err, errNoPort) {
+			c.r.noPort.Add(1)
+		}
 		c.failed = err
 		c.kill(hostGone)
 		return
@@ -433,6 +436,8 @@ func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) 
 	switch kind, ok := refusal.Kind(failed); {
 	case errors.As(failed, &by):
 		return anError, by.why
+	case errors.Is(failed, errNoPort): // as its own kernel would tell it at once, and no try of the next seconds helps
+		return anError, packet.HostUnreachable
 	case !ok:
 		return nothing, 0
 	case kind == packet.PortUnreachable:

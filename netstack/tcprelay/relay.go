@@ -72,6 +72,7 @@ type Relay struct {
 	shards [64]shard
 	hold   *holder // nil: no connection outlives the Relay
 	closed atomic.Bool
+	noPort atomic.Uint64
 	// resuming is true from New to the end of Resume, if there is anything to resume.
 	resuming atomic.Bool
 }
@@ -327,6 +328,7 @@ func (r *Relay) KeepAgain() {
 // Stats returns the current use and the counters.
 func (r *Relay) Stats() Stats {
 	s := r.bounds.stats()
+	s.NoPort = r.noPort.Load()
 	if r.hold != nil {
 		s.Held = r.hold.count()
 	}

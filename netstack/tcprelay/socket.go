@@ -1,6 +1,7 @@
 package tcprelay
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -51,6 +52,9 @@ func sendmsg(fd int, m *unix.Msghdr) (int, unix.Errno) {
 	return int(n), errno
 }
 
+// errNoPort says that every port of the host is in use towards a server.
+var errNoPort = errors.New("the host has no port left towards that server")
+
 // connect makes a socket and begins to connect it to e. Its segments have the TTL and traffic class of h. It returns
 // the error of a connect that fails at once; connected returns that of a connect that fails later.
 func connect(e packet.Endpoint, h head) (fd int, err error) {
@@ -70,7 +74,7 @@ func connect(e packet.Endpoint, h head) (fd int, err error) {
 	if err = unix.Connect(fd, sockaddr(e)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
 		if err == unix.EADDRNOTAVAIL && hasSource(family, e) {
-			err = unix.EAGAIN // the host's ports have run out
+			return -1, errNoPort
 		}
 		return -1, os.NewSyscallError("connect", err)
 	}

@@ -94,6 +94,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"give-up":        giveUp,
 	"greet":          greet,
 	"meet":           meet,
+	"use-up":         useUp,
 }
 
 func help(name string, args []string) int {
