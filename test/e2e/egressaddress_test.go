@@ -156,7 +156,7 @@ func TestEgressAddresses(t *testing.T) {
 // announce starts the announcer of a node.
 func (c *egressLab) announce(t *testing.T, node string) {
 	t.Helper()
-	c.announcers[node] = c.begin(t, lab.Node(node), "announce", node, rpc.AnnounceSocket(c.Dir, node))
+	c.announcers[node] = c.announcer(t, node)
 }
 
 // gateways returns the gateway of each address, as the node of the client knows it.
