@@ -378,3 +378,21 @@ func TestOpenErrors(t *testing.T) {
 		}
 	}
 }
+
+// A flow that is taken over from elsewhere begins in the state that it had there: it lives as long, and nobody takes its
+// next packet for a first answer.
+func TestBegins(t *testing.T) {
+	table, clock, _ := newTable(t, 16)
+	var told tally
+	table.OnChange(told.add)
+	e := of(1, 1000)
+	e.Segment, e.Begins = tcp(0), Established
+	mustInsert(t, table, e)
+	var hit Hit
+	if advance(table, clock, 3600); !table.Lookup(&e.Reply, tcp(packet.ACK), &hit) || hit.State != Established {
+		t.Errorf("after an hour it is %v", hit.State)
+	}
+	if told.open[1] != 1 || told.waiting[1] != 0 || told.answered != 0 {
+		t.Errorf("told of %d open, %d waiting, %d answered", told.open[1], told.waiting[1], told.answered)
+	}
+}

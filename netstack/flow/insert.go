@@ -119,7 +119,10 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 		return p, tryReply
 	}
 	s := &t.slots[i]
-	state := first(e.Orig.Proto, e.Segment.Flags)
+	state := e.Begins
+	if state == free {
+		state = first(e.Orig.Proto, e.Segment.Flags)
+	}
 	s.write(&t.ledgers[i], &r, sum, state, seenIn(r.created, free, state), e.Checked)
 	seq := s.seq.Load()
 	if !t.linkBoth(i, &r, ho, hr) {
