@@ -8,6 +8,9 @@ type Change struct {
 	Kind    uint8
 	// Dir is the direction of the packet that made the change. It is Original when the flow begins or leaves the table.
 	Dir Dir
+	// Goes is set when the backend of a connection had said something already: a connection that was reset is in SynSent
+	// again when its client goes on (revived).
+	Goes bool
 	// Was is 0 when the flow begins, and Is is 0 when it leaves the table.
 	Was, Is State
 }
@@ -44,11 +47,11 @@ func (c *Change) Waiting() int64 { return number(c.Is.waiting()) - number(c.Was.
 
 // Answered reports whether the packet is the first answer of a flow.
 func (c *Change) Answered() bool {
-	return c.Dir == Reply && c.Was.waiting() && c.Is.open() && !c.Is.waiting()
+	return c.Dir == Reply && !c.Goes && c.Was.waiting() && c.Is.open() && !c.Is.waiting()
 }
 
 // Refused reports whether the packet is a reset that answers an attempt to connect.
-func (c *Change) Refused() bool { return c.Dir == Reply && c.Was.waiting() && c.Is == Reset }
+func (c *Change) Refused() bool { return c.Dir == Reply && !c.Goes && c.Was.waiting() && c.Is == Reset }
 
 func (s State) open() bool { return s != free && s != TimeWait && s != Reset && s != Closed }
 

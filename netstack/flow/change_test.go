@@ -79,6 +79,9 @@ func TestChangesOfOneFlow(t *testing.T) {
 		"refused":            {[]packet.Segment{tcp(rst | ack)}, 0, 0, 0, 1},
 		"reset later":        {[]packet.Segment{tcp(syn | ack), tcp(ack), tcp(rst)}, 0, 0, 1, 0},
 		"reset by the other": {[]packet.Segment{tcp(syn | ack), tcp(rst)}, 0, 0, 1, 0},
+		"reset in vain":      {[]packet.Segment{tcp(syn | ack), tcp(ack), tcp(rst), tcp(ack)}, 1, 1, 1, 0},
+		"it goes on":         {[]packet.Segment{tcp(syn | ack), tcp(ack), tcp(rst), tcp(ack), tcp(ack)}, 1, 0, 1, 0},
+		"reset once more":    {[]packet.Segment{tcp(syn | ack), tcp(ack), tcp(rst), tcp(ack), tcp(rst)}, 0, 0, 1, 0},
 	} {
 		table, clock, _ := newTable(t, 16)
 		var told tally
@@ -91,7 +94,9 @@ func TestChangesOfOneFlow(t *testing.T) {
 			if i%2 == 1 {
 				tp = e.Orig
 			}
-			table.Lookup(&tp, seg, &hit)
+			if table.Lookup(&tp, seg, &hit) {
+				table.Count(&hit, 40, seg)
+			}
 		}
 		if told.open[1] != c.open || told.waiting[1] != c.waiting || told.answered != c.answered || told.refused != c.refused {
 			t.Errorf("%s: %d open, %d waiting, %d answered, %d refused; want %+v", name, told.open[1], told.waiting[1], told.answered, told.refused, c)

@@ -71,7 +71,9 @@ func (t *Table) advance(s *slot, l live, hit *Hit, tp *packet.Tuple, tcpFlags ui
 		}
 		if s.swap(l, l.with(then)) {
 			if t.changed != nil && hit.Backend != 0 {
-				t.changed(Change{Ref: hit.Ref, Backend: hit.Backend, Kind: hit.Kind, Dir: hit.Dir, Was: l.state(), Is: then})
+				t.changed(Change{
+					Ref: hit.Ref, Backend: hit.Backend, Kind: hit.Kind, Dir: hit.Dir, Was: l.state(), Is: then, Goes: s.marks.load()[Reply] != 0,
+				})
 			}
 			return then
 		}
