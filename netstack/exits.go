@@ -110,7 +110,7 @@ func (w *worker) by(s *snapshot, e *exit.Exit, t *packet.Tuple) (space uint32, v
 	case way == exit.Unsettled && t.Space == spaceRouted:
 		way = exit.HostTAP
 	case way == exit.Unsettled:
-		p = s.peerIn(t.Space)
+		p = s.spaces[t.Space]
 	}
 	switch {
 	case way == exit.HostTAP:
@@ -119,16 +119,6 @@ func (w *worker) by(s *snapshot, e *exit.Exit, t *packet.Tuple) (space uint32, v
 		return p.space, p.ID, true
 	}
 	return 0, 0, false
-}
-
-// peerIn returns a peer with that space that takes encapsulated packets, nil when there is none.
-func (s *snapshot) peerIn(space uint32) *peer {
-	for _, p := range s.peers {
-		if p.space == space && p.encap != nil {
-			return p
-		}
-	}
-	return nil
 }
 
 // stands reports whether a known flow whose packet gets a space goes on. Answers to somebody who has a space do. A flow

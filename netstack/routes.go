@@ -66,6 +66,7 @@ type snapshot struct {
 	stackAddrs []packet.Addr // own stack addresses
 	own        []packet.Addr // the host's addresses, those that pods are likely to ask first
 	peers      map[uint64]*peer
+	spaces     map[uint32]*peer      // those that accept encapsulated packets, by their spaces
 	hosts      map[packet.Addr]route // single addresses: stack, host, peers' node addresses
 	lengths    []int                 // distinct lengths of the prefixes below, longest first, in bits of 128
 	prefixes   map[netip.Prefix]route
@@ -78,6 +79,7 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	s := &snapshot{
 		Config: c, balancer: b, policy: policy, generation: generation,
 		peers:    make(map[uint64]*peer, len(c.Peers)),
+		spaces:   make(map[uint32]*peer, len(c.Peers)),
 		hosts:    make(map[packet.Addr]route),
 		prefixes: make(map[netip.Prefix]route),
 		denied:   destinationsOf(c.DenyEgress),
@@ -131,6 +133,9 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	for _, p := range s.peers {
 		if p.Encap {
 			p.encap = encapFor(s.stackAddrs, p.stackAddrs)
+		}
+		if p.encap != nil {
+			s.spaces[p.space] = p
 		}
 	}
 	return s
