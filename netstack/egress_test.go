@@ -237,12 +237,12 @@ func TestEgressUnsettled(t *testing.T) {
 // A pod, or another node, that uses up the ports towards a server leaves a port to everybody else, though all have one
 // address.
 func TestEgressPortsUsedUp(t *testing.T) {
-	const server, server6, none = "198.51.100.1:443", "[2001:db8:c::1]:443", "icmp 3/1 10.244.1.1 > 10.244.1.10"
+	const server, server6 = "198.51.100.1:443", "[2001:db8:c::1]:443"
 	for name, c := range map[string]struct{ hog, hogs, other, others, server, egress, where, back, none string }{
-		"a pod, and another one":         {"a", "10.244.1.10", "c", "10.244.1.12", server, egress, "host", "tcp 198.51.100.1:443 > 10.244.1.12:700 SA", none},
-		"a pod, and another one of IPv6": {"a", "fd00:10:244:1::10", "c", "fd00:10:244:1::12", server6, egress6, "host", "tcp [2001:db8:c::1]:443 > [fd00:10:244:1::12]:700 SA", "icmp 1/3 fd00:10:244:1::1 > fd00:10:244:1::10"},
-		"another node, and a pod":        {"node-2 encap", egress, "c", "10.244.1.12", server, egress, "host", "tcp 198.51.100.1:443 > 10.244.1.12:700 SA", encapOut + "icmp 3/1 10.244.1.1 > 203.0.113.50"},
-		"a pod, and another node's":      {"a", "10.244.1.10", "node-2 encap", egress, server, egress, "host", encapOut + "tcp 198.51.100.1:443 > 203.0.113.50:700 SA", none},
+		"a pod, and another one":         {"a", "10.244.1.10", "c", "10.244.1.12", server, egress, "host", "tcp 198.51.100.1:443 > 10.244.1.12:700 SA", ""},
+		"a pod, and another one of IPv6": {"a", "fd00:10:244:1::10", "c", "fd00:10:244:1::12", server6, egress6, "host", "tcp [2001:db8:c::1]:443 > [fd00:10:244:1::12]:700 SA", ""},
+		"another node, and a pod":        {"node-2 encap", egress, "c", "10.244.1.12", server, egress, "host", "tcp 198.51.100.1:443 > 10.244.1.12:700 SA", encapOut},
+		"a pod, and another node's":      {"a", "10.244.1.10", "node-2 encap", egress, server, egress, "host", encapOut + "tcp 198.51.100.1:443 > 203.0.113.50:700 SA", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newEgressWorld(t)
@@ -274,7 +274,7 @@ func TestEgressPortsUsedUp(t *testing.T) {
 			w.exchange(exchange{"host", segment(c.server, at(c.egress, port), packet.SYN|packet.ACK), back[c.other], c.back})
 			// Whoever has used them up is told at once that there is none for another connection.
 			w.from(c.hog, segment(at(c.hogs, port), c.server, packet.SYN))
-			w.expect(back[c.hog], c.none+fmt.Sprintf(" about %s > %s", at(c.hogs, port), c.server))
+			w.expect(back[c.hog], c.none+fmt.Sprintf("tcp %s > %s RA", c.server, at(c.hogs, port)))
 			w.counted(NoSourcePort, 1)
 			w.silent()
 		})

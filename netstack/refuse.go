@@ -113,7 +113,9 @@ func (j *journey) answeree() packet.Addr {
 func (w *worker) putError(s *snapshot, j *journey) int {
 	p := j.packet
 	from, kind := p.Tuple.Dst, packet.PortUnreachable
-	if j.answer != refused && !j.routed { // networks outside may carry no packet from a pod range
+	// Networks outside may carry no packet from a pod range, and the node of a pod that leaves by this one expects
+	// answers from outside.
+	if j.answer != refused && !j.routed && !j.leaving {
 		stackAddr, ok := s.stackAddr(&p.Tuple.Src)
 		if !ok {
 			return 0

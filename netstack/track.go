@@ -96,6 +96,9 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 	case flow.Full:
 		return true, j.drop(FlowsFull)
 	case flow.NoPort:
+		if h.To.Space != 0 { // many share an egress address: its ports are not back by the time of the next try
+			return true, j.refuse(denied, NoSourcePort)
+		}
 		return true, j.refuse(noHost, NoSourcePort)
 	}
 	return false, false
