@@ -17,7 +17,8 @@ import (
 // A pod with an egress address gets it as its source on the pod's own node, which alone knows the pods. The gateway,
 // which alone announces the address, takes packets from it out of the tunnel and gives the flow a port of its own,
 // since pods of several nodes share the address. So each flow is translated on both, and neither asks the other. On
-// both, its port is charged to whoever began it: to the pod, and to the pod's node.
+// both, its port is charged to whoever began it: to the pod, and to the pod's node. When another node becomes the
+// gateway, the pod's node hands the flow over (handover.go).
 
 // SetExits replaces how packets leave; nil means over host sockets. Flows that began on another way end at their next
 // packet. Attachments that come later go by t from the beginning.
@@ -28,6 +29,7 @@ func (p *Path) SetExits(t *exit.Table) {
 	for _, att := range p.attachments.table.Load().byName {
 		p.lead(att)
 	}
+	p.handover.Changed()
 }
 
 // lead brings the attachment's egress address into force. The caller holds p.mu.
@@ -128,7 +130,7 @@ func (w *worker) stands(s *snapshot, j *journey) bool {
 		return true
 	}
 	if j.leaves() && w.exitOf(s, j, &j.hit.To).Src == j.hit.To.Src {
-		j.moved, j.port = true, j.hit.To.SrcPort
+		j.moved, j.port, w.kept = true, j.hit.To.SrcPort, chosen(&j.hit)
 	}
 	w.forget(j)
 	return false
@@ -146,6 +148,16 @@ func (w *worker) leads(s *snapshot, j *journey) bool {
 	}
 	j.via = via
 	return true
+}
+
+// chosen returns what the Balancer chose for a known flow whose packet goes on from its first end.
+func chosen(h *flow.Hit) packet.Choice {
+	if h.Backend == 0 {
+		return packet.Choice{}
+	}
+	return packet.Choice{
+		Kind: packet.Picked, Backend: h.Backend, To: packet.Endpoint{Addr: h.To.Dst, Port: h.To.DstPort}, Counted: h.Kind&Counted != 0,
+	}
 }
 
 // strays reports whether the journey's packet is of a flow that began over host sockets, and now has to leave in
@@ -178,7 +190,9 @@ func (w *worker) admitExit(s *snapshot, j *journey) bool {
 		if way := exits.From(t.Src).Way; way != exit.HostTAP && way != exit.Unsettled || w.route(s, &t.Dst).kind != outside {
 			return false
 		}
-		j.leaving = true
+		if j.leaving = true; j.packet.IsNotice() {
+			j.notice = noticed(j.packet)
+		}
 	case !exits.Has(t.Dst) || s.claims(t.Src) || noClient(&t.Src):
 		return false
 	default:

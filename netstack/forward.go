@@ -19,6 +19,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		if peer == nil || peer.encap == nil {
 			return j.drop(NoRoute)
 		}
+		if j.notice == 0 && j.packet.IsNotice() {
+			return j.drop(NoRoute) // a notice is a node's word, and no pod's
+		}
 		return w.toPeer(j, peer, true)
 	}
 	p := j.packet

@@ -33,7 +33,7 @@ type journey struct {
 	via  uint64
 	rule uint64 // of the Policy's ruling, if it was asked
 	// moved is set when the packet's flow ended because it leaves by another node now, from the same address. The flow
-	// that it begins instead was paid for, and keeps port, which the server knows.
+	// that it begins instead was paid for, and keeps port, which the server knows, and the backend (worker.kept).
 	moved bool
 	port  uint16
 	takes bool        // the packet is a SYN for a backend that is to take its connection over
@@ -50,6 +50,7 @@ type origin struct {
 	service bool        // the peer's SYN was led here by a Service
 	leaving bool        // it came encapsulated from the peer to leave the cluster by this node; see admitExit
 	answers bool        // it came encapsulated from the peer as an answer to what left by that; see admitExit
+	notice  flow.State  // not 0: it is a notice of a flow in this state; see handOver
 	paced   bool        // the sender waits by itself until an attachment's limit has room
 	nested  bool        // it is carried in the course of sending a packet of the stack; see askAnother
 }
@@ -90,7 +91,16 @@ func (j *journey) drop(why DropReason) bool {
 
 // refuse ends the journey with an answer to the sender.
 func (j *journey) refuse(a answer, why DropReason) bool {
+	if j.notice != 0 {
+		return j.drop(why) // who is refused by it did not send it
+	}
 	j.verdict, j.reason, j.answer = Answered, why, a
+	return false
+}
+
+// noted ends the journey of a notice, whose flow is known now.
+func (j *journey) noted() bool {
+	j.verdict = Noted
 	return false
 }
 

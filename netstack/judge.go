@@ -128,7 +128,7 @@ func (w *worker) permit(s *snapshot, j *journey) bool {
 
 // tell tells the Observer what happened to the journey's flow, if it has one.
 func (w *worker) tell(s *snapshot, j *journey) {
-	refuses := j.reason.refusesFlow() && j.quoted == nil && j.packet.Frag != packet.LaterFrag
+	refuses := j.reason.refusesFlow() && j.quoted == nil && j.packet.Frag != packet.LaterFrag && j.notice == 0
 	if !j.begun && !refuses {
 		return
 	}

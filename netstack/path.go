@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/fragment"
+	"tapestry.dev/tapestry/netstack/handover"
 	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -85,6 +86,7 @@ type Path struct {
 	now         func() time.Time
 	attachments attachments
 	snapshot    atomic.Pointer[snapshot]
+	handover    *handover.Handover
 	exits       atomic.Pointer[exit.Table] // nil: everything leaves over host sockets
 	ready       chan struct{}              // closed by the first Set; before, no attachment is read (fail closed)
 	begin       <-chan struct{}            // Options.Begin
@@ -132,6 +134,7 @@ func New(o Options) (*Path, error) {
 	if o.Watcher != nil {
 		o.Flows.OnChange(o.Watcher.Changed)
 	}
+	path.handover = handover.New(handover.Options{Flows: o.Flows, Exits: path.exits.Load, Tell: path.handOver, Now: o.Now})
 	path.attachments.table.Store(&attachmentTable{})
 	path.workers.path = path
 	var err error
@@ -359,8 +362,13 @@ func (p *Path) Attached(name string) bool {
 // nodes. It must be called after Set, and before Options.Begin is closed.
 func (p *Path) Resume() (conns tcprelay.Resumed, ports int) { return p.stack.Resume(p.Local, p.begin) }
 
-// Run keeps the flow table's clock and sweeps it until ctx ends.
-func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }
+// Run keeps the flow table's clock and sweeps it, and hands flows over to their next egress gateway, until ctx ends.
+func (p *Path) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { p.handover.Run(ctx) })
+	p.flows.Run(ctx)
+	both.Wait()
+}
 
 // Stop closes the devices of all attachments, so that frames wait for the next agent. The flow table stays as it is.
 // The attachments keep their addresses, so that packets which the Link still brings for them are dropped and not

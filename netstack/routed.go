@@ -46,6 +46,9 @@ func (s *snapshot) mayBeginRouted(j *journey) bool {
 // toRouted ends the journey of an answer to a routed client, or of what a pod sends to the outside, at the host TAP,
 // whose kernel knows the way.
 func (w *worker) toRouted(j *journey) bool {
+	if j.notice != 0 {
+		return j.noted()
+	}
 	host := w.path.attachments.table.Load().host
 	if host == nil {
 		if j.hit.Dir == flow.Original && j.quoted == nil {

@@ -62,6 +62,9 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.moved && !j.mayBeginOne() {
 		return true, false
 	}
+	if j.moved {
+		return w.enter(s, j, w.kept)
+	}
 	if done, ok = w.enter(s, j, w.pick(s, j)); j.begun && j.hit.Backend != 0 && j.from != nil && isSYN(j.packet) {
 		w.path.knocks(j.from, j.routed).Keep(&j.orig, j.packet)
 	}
@@ -83,7 +86,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 	e := flow.Entry{
 		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Kind: h.Kind, Owner: s.owner(j),
 		Counts:  [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
-		Segment: p.Segment(), Checked: s.generation,
+		Segment: p.Segment(), Begins: j.notice, Checked: s.generation,
 	}
 	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:

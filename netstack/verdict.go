@@ -14,11 +14,12 @@ const (
 	ToStack                 // ends in this node's stack
 	Answered                // consumed, and answered by the pipeline itself (ARP, refusals, resets)
 	Held                    // waits for the first fragment of its datagram, or for the other pieces of its packet
+	Noted                   // a notice, by which a pod's node tells its egress gateway of a flow
 	numVerdicts
 )
 
 func (v Verdict) String() string {
-	return [...]string{"dropped", "to-tap", "to-link", "to-stack", "answered", "held"}[v]
+	return [...]string{"dropped", "to-tap", "to-link", "to-stack", "answered", "held", "noted"}[v]
 }
 
 // DropReason says why a packet was dropped. The text is the log key and metric label.

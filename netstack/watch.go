@@ -19,9 +19,10 @@ type Watcher interface {
 // end of a flow is counted if its beginning was.
 const Counted uint8 = 1
 
-// watch tells the Watcher, if there is one, that the journey's flow began.
+// watch tells the Watcher, if there is one, that the journey's flow began, and waits for its first answer. One that is
+// handed over had that.
 func (w *worker) watch(j *journey) {
-	if w.path.watcher != nil && j.hit.Backend != 0 {
+	if w.path.watcher != nil && j.hit.Backend != 0 && j.notice == 0 {
 		w.told.Orig = j.orig // the journey itself would have to be allocated
 		w.path.watcher.Begun(&w.told.Orig, j.hit.Ref)
 	}

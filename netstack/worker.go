@@ -23,7 +23,7 @@ type worker struct {
 	answered           [packet.HeadLen + 1500]byte
 	late               []byte // a fragment that waited for its first, after one did
 	syn                knock.SYN
-	other              packet.Choice
+	other, kept        packet.Choice
 	joined             []byte // packets of a batch that were joined; those from before it grew are in its earlier array
 	fragment           []byte // as large as the MTU, after the first fragmentation
 	segment            []byte // holds a frame, after the first segmentation for a TAP without offloads

@@ -198,3 +198,17 @@ func mapped(p netip.Prefix) netip.Prefix {
 	}
 	return p
 }
+
+// Moved returns the egress addresses that have a gateway, which is not the one that they had by the table before. Both
+// tables may be nil.
+func (t *Table) Moved(before *Table) (list []packet.Addr) {
+	if t == nil {
+		return nil
+	}
+	for a, e := range t.egress {
+		if (e.Way == HostTAP || e.Way == ToPeer) && e != before.From(a) {
+			list = append(list, a)
+		}
+	}
+	return list
+}

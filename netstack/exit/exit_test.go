@@ -2,6 +2,7 @@ package exit
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -74,5 +75,36 @@ func TestPods(t *testing.T) {
 	}
 	if none := (*Table)(nil); none.Pod("shop/both") != nil || none.Has(addr(e4)) || none.From(addr(e4)) != nowhere {
 		t.Error("without a table nobody has an egress address")
+	}
+}
+
+func TestMoved(t *testing.T) {
+	e4, e6 := netip.MustParseAddr("203.0.113.50"), netip.MustParseAddr("2001:db8:1b::50")
+	with := func(gateways map[netip.Addr]Gateway) *Table {
+		return New(Config{Pods: Pods{Addresses: []netip.Addr{e4, e6}}, Gateways: gateways})
+	}
+	here, there := Gateway{Here: true}, Gateway{Peer: 7}
+	both := with(map[netip.Addr]Gateway{e4: here, e6: there})
+	for name, c := range map[string]struct {
+		before, now *Table
+		want        []netip.Addr
+	}{
+		"the first table":     {nil, both, []netip.Addr{e4, e6}},
+		"no table any more":   {both, nil, nil},
+		"as before":           {both, both, nil},
+		"one of them":         {both, with(map[netip.Addr]Gateway{e4: there, e6: there}), []netip.Addr{e4}},
+		"by another node":     {both, with(map[netip.Addr]Gateway{e4: here, e6: {Peer: 8}}), []netip.Addr{e6}},
+		"none, and unsettled": {both, with(map[netip.Addr]Gateway{e4: {}}), nil},
+		"settled":             {with(map[netip.Addr]Gateway{e4: {}}), both, []netip.Addr{e4, e6}},
+	} {
+		got := map[packet.Addr]bool{}
+		for _, a := range c.now.Moved(c.before) {
+			got[a] = true
+		}
+		for _, a := range []netip.Addr{e4, e6} {
+			if got[packet.AddrFrom(a)] != slices.Contains(c.want, a) {
+				t.Errorf("%s: %v, want %v", name, got, c.want)
+			}
+		}
 	}
 }

@@ -18,6 +18,7 @@ type Spec struct {
 	Payload   []byte // for SCTP its chunks
 	ICMPType  uint8  // of an ICMP packet
 	ICMPCode  uint8
+	NoHop     bool // the time to live is 0, and not 64
 	MayFrag   bool // clear DF
 	FragFirst bool // set More Fragments
 	FragAt    int  // offset in bytes of a later fragment, whose Payload directly follows the IP header
@@ -42,7 +43,7 @@ func (s Spec) IP() []byte {
 			frag |= 0x4000
 		}
 		binary.BigEndian.PutUint16(ip[6:], frag)
-		ip[8], ip[9] = 64, byte(s.Proto)
+		ip[8], ip[9] = s.hops(), byte(s.Proto)
 		copy(ip[12:], s.Src.Addr().AsSlice())
 		copy(ip[16:], s.Dst.Addr().AsSlice())
 		binary.BigEndian.PutUint16(ip[10:], ^sum(ip, 0))
@@ -50,11 +51,18 @@ func (s Spec) IP() []byte {
 		ip = make([]byte, 40, 40+len(l4))
 		ip[0] = 0x60
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(l4)))
-		ip[6], ip[7] = byte(s.Proto), 64
+		ip[6], ip[7] = byte(s.Proto), s.hops()
 		copy(ip[8:], s.Src.Addr().AsSlice())
 		copy(ip[24:], s.Dst.Addr().AsSlice())
 	}
 	return append(ip, l4...)
+}
+
+func (s Spec) hops() byte {
+	if s.NoHop {
+		return 0
+	}
+	return 64
 }
 
 func (s Spec) l4() []byte {

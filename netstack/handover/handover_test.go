@@ -1,0 +1,150 @@
+package handover
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/exit"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+var (
+	ours, theirs = netip.MustParseAddr("203.0.113.50"), netip.MustParseAddr("203.0.113.51")
+	here, there  = exit.Gateway{Here: true}, exit.Gateway{Peer: 7}
+)
+
+// table returns a table in which ours leaves by g, and theirs by another node.
+func table(g exit.Gateway) *exit.Table {
+	return exit.New(exit.Config{
+		Pods:     exit.Pods{Addresses: []netip.Addr{ours, theirs}},
+		Gateways: map[netip.Addr]exit.Gateway{ours: g, theirs: there},
+	})
+}
+
+// flows is a flow table, and what a Handover over it tells.
+type flows struct {
+	t     *testing.T
+	table *flow.Table
+
+	mu    sync.Mutex // guards what follows
+	exits *exit.Table
+	told  []uint16 // source ports
+	at    []time.Time
+}
+
+// take returns what was told and when, and forgets it; from now on the table is exits.
+func (f *flows) take(exits *exit.Table) (told []uint16, at []time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	told, at = f.told, f.at
+	f.told, f.at, f.exits = nil, nil, exits
+	return told, at
+}
+
+func newFlows(t *testing.T) *flows {
+	f := &flows{t: t, exits: table(here)}
+	var err error
+	if f.table, err = flow.Open(make([]byte, flow.Size(4096)), flow.Options{Clock: func() uint32 { return 1000 }}); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// add adds a flow from a port that leaves from src, in a state, and begins in a space.
+func (f *flows) add(port uint16, owner uint64, src netip.Addr, state flow.State, space uint32) {
+	f.t.Helper()
+	orig := packet.Tuple{
+		Src: packet.AddrFrom(netip.MustParseAddr("10.244.1.10")), Dst: packet.AddrFrom(netip.MustParseAddr("198.51.100.1")),
+		SrcPort: port, DstPort: 443, Proto: packet.TCP, Space: space,
+	}
+	reply := orig.Reverse()
+	reply.Dst, reply.Space = packet.AddrFrom(src), 1
+	if _, res := f.table.Insert(&flow.Entry{Orig: orig, Reply: reply, Owner: owner, Begins: state}); res != flow.Inserted {
+		f.t.Fatal(res)
+	}
+}
+
+func (f *flows) run(ctx context.Context) *Handover {
+	h := New(Options{
+		Flows: f.table, Now: time.Now,
+		Exits: func() *exit.Table {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.exits
+		},
+		Tell: func(orig *packet.Tuple) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.told, f.at = append(f.told, orig.SrcPort), append(f.at, time.Now())
+		},
+	})
+	go h.Run(ctx)
+	return h
+}
+
+// What is told is told again for two seconds, and when the gateway changes. The flows of other addresses, those of other
+// nodes, those that nobody has answered and closed ones are not.
+func TestRounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlows(t)
+		f.add(1, 3, ours, flow.Established, 0)
+		f.add(2, 3, theirs, flow.Established, 0)
+		f.add(3, 3, ours, flow.SynSent, 0)
+		f.add(4, 3, ours, flow.TimeWait, 0)
+		f.add(5, 3, ours, flow.Reset, 0)
+		f.add(6, 3, ours, flow.Established, 9)
+		f.add(7, 3, ours, flow.FinOriginal, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		h := f.run(ctx)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		told, at := f.take(table(there))
+		if want := []uint16{1, 2, 7}; len(told) != 9*3 || !slices.Equal(told[:3], want) || !slices.Equal(told[24:], want) || at[26].Sub(at[0]) != settled {
+			t.Errorf("the first table: told %v in %s, want nine times %v in %s", told, at[len(at)-1].Sub(at[0]), want, settled)
+		}
+		for _, c := range []struct {
+			want []uint16
+			next *exit.Table
+		}{{[]uint16{1, 7}, table(there)}, {nil, table(exit.Gateway{})}, {nil, nil}, {nil, table(here)}, {[]uint16{1, 2, 7}, nil}} {
+			h.Changed()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if told, _ := f.take(c.next); len(told) != 9*len(c.want) || !slices.Equal(told[:len(c.want)], c.want) {
+				t.Errorf("told %v, want nine times %v", told, c.want)
+			}
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// A pod with a thousand flows is told at its pace, and does not keep those of others waiting.
+func TestShares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlows(t)
+		for port := range uint16(1000) {
+			f.add(port, 3, ours, flow.Established, 0)
+		}
+		f.add(2000, 4, ours, flow.Established, 0)
+		f.add(2001, 4, ours, flow.Established, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		f.run(ctx)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		told, at := f.take(nil)
+		if i := slices.Index(told, 2001); i != 3 {
+			t.Errorf("the second flow of the pod with two is told as number %d, want 3", i)
+		}
+		if took := at[1001].Sub(at[0]); took != 10*pause {
+			t.Errorf("1002 flows were told in %s, want %s", took, 10*pause)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
