@@ -95,6 +95,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"greet":          greet,
 	"meet":           meet,
 	"use-up":         useUp,
+	"listen":         listen,
+	"tick":           tick,
 }
 
 func help(name string, args []string) int {
