@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 )
 
 // memo remembers the results of inputs, and the problems reported of them. It identifies an input by pointer, so an
@@ -50,7 +51,7 @@ func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work 
 	}
 	var runs []run
 	remarks := m.remarks
-	walk(m.inputs, inputs, compare, func(old, now, n int) {
+	roll.Walk(m.inputs, inputs, compare, func(old, now, n int) {
 		switch {
 		case old < 0:
 			anew = append(anew, now)
@@ -164,7 +165,7 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 		return nil
 	}
 	var gone, come []T
-	walk(g.list, list, compare, func(old, now, _ int) {
+	roll.Walk(g.list, list, compare, func(old, now, _ int) {
 		switch {
 		case now < 0:
 			gone = append(gone, g.list[old])
@@ -206,29 +207,6 @@ func (g *groups[K, T]) change(gone, come []T, compare func(a, b T) int, keys fun
 		edit(x, func(group []T, at int) []T { return slices.Insert(group, at, x) })
 	}
 	return were
-}
-
-// walk goes along two sorted lists in parallel. It visits every run of n members that are in both lists, with the
-// index of the first of them in each list. It visits each of the other members alone, with -1 as its index in the
-// list that lacks it. Members are equal when they are identical (==).
-func walk[T comparable](old, now []T, compare func(a, b T) int, visit func(old, now, n int)) {
-	for i, j := 0, 0; i < len(old) || j < len(now); {
-		n := 0
-		for i+n < len(old) && j+n < len(now) && old[i+n] == now[j+n] {
-			n++
-		}
-		switch {
-		case n > 0:
-			visit(i, j, n)
-			i, j = i+n, j+n
-		case j == len(now) || i < len(old) && compare(old[i], now[j]) <= 0:
-			visit(i, -1, 1)
-			i++
-		default:
-			visit(-1, j, 1)
-			j++
-		}
-	}
 }
 
 // list is the identity of a slice.

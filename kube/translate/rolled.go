@@ -27,7 +27,7 @@ func (m *rolled[K, R]) each(inputs roll.List[K], compare func(a, b K) int, stale
 }
 
 func (m *rolled[K, R]) next(inputs roll.List[K], compare func(a, b K) int, stale []int, work func(K, *kube.Report) R) rolled[K, R] {
-	changed, ok := replacements(m.inputs, inputs, compare)
+	changed, ok := roll.Renewed(m.inputs, inputs, compare)
 	if !ok {
 		var names []K
 		for _, i := range stale {
@@ -54,13 +54,6 @@ func (m *rolled[K, R]) next(inputs roll.List[K], compare func(a, b K) int, stale
 	return rolled[K, R]{inputs, results, again.remarks}
 }
 
-// replacements returns the indexes at which now has another input of the same name than old. It returns false when
-// there are other changes.
-func replacements[K comparable](old, now roll.List[K], compare func(a, b K) int) ([]int, bool) {
-	changed, ok := roll.Replaced(old, now)
-	return changed, ok && !slices.ContainsFunc(changed, func(i int) bool { return compare(old.At(i), now.At(i)) != 0 })
-}
-
 // asInputs returns the inputs themselves when each is its own result, so that there is one list, and results otherwise.
 func asInputs[K, R comparable](inputs roll.List[K], results roll.List[R]) roll.List[R] {
 	list, alike := any(inputs).(roll.List[R])
@@ -71,26 +64,6 @@ func asInputs[K, R comparable](inputs roll.List[K], results roll.List[R]) roll.L
 		return results
 	}
 	return list
-}
-
-// difference returns the members that old has and now has not, and the other way around. Both must be sorted.
-func difference[T comparable](old, now roll.List[T], compare func(a, b T) int) (gone, come []T) {
-	if changed, ok := replacements(old, now, compare); ok {
-		for _, i := range changed {
-			gone, come = append(gone, old.At(i)), append(come, now.At(i))
-		}
-		return gone, come
-	}
-	was, is := old.Slice(), now.Slice()
-	walk(was, is, compare, func(i, j, _ int) {
-		switch {
-		case j < 0:
-			gone = append(gone, was[i])
-		case i < 0:
-			come = append(come, is[j])
-		}
-	})
-	return gone, come
 }
 
 // somewhere is a list with gaps, without them. It remembers where the gaps are. The zero value is an empty list.

@@ -99,7 +99,7 @@ func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) servic
 		*s = serviceStage{site: a.site, leaving: s.leaving} // topology hints and external addresses depend on it
 	}
 	parsed := s.parsed.each(objs.Services, compareNames, nil, say, s.parse)
-	gone, come := difference(s.list, objs.EndpointSlices, compareNames)
+	gone, come := roll.Difference(s.list, objs.EndpointSlices, compareNames)
 	s.list = objs.EndpointSlices
 	were := s.slices.change(gone, come, compareNames, serviceOf)
 	named := s.named.change(gone, come, hasHostnames)

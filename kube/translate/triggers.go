@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 )
 
 // Triggers returns the change times of EndpointSlices that are new in the last snapshot: when a pod became ready or a
@@ -18,7 +19,7 @@ func (t *Translator) since(objs *kube.Objects) (list []time.Time) {
 	if !t.begun {
 		return nil
 	}
-	_, come := difference(t.objs.EndpointSlices, now, compareNames)
+	_, come := roll.Difference(t.objs.EndpointSlices, now, compareNames)
 	for _, es := range come {
 		if at, err := time.Parse(time.RFC3339Nano, es.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
 			list = append(list, at)
