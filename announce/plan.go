@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,6 +43,23 @@ type Link struct {
 	// Interfaces are those on which this node announces the address: names, or beginnings of names with a * at the end.
 	// None: the interface that has the node's address.
 	Interfaces []string
+}
+
+// Equal reports whether two Plans say the same.
+func (p *Plan) Equal(q *Plan) bool {
+	return p.Node == q.Node && alike(p.Down, q.Down) && slices.Equal(p.Peers, q.Peers) &&
+		slices.EqualFunc(p.Links, q.Links, func(a, b Link) bool { return a.Equal(&b) }) && slices.EqualFunc(p.Routes, q.Routes, Route.Equal)
+}
+
+// Equal reports whether two Links say the same.
+func (l *Link) Equal(m *Link) bool {
+	return l.Addr == m.Addr && l.Egress == m.Egress && l.Used == m.Used &&
+		alike(l.Services, m.Services) && alike(l.Ranked, m.Ranked) && alike(l.Interfaces, m.Interfaces)
+}
+
+// alike reports whether two lists are equal. Those that are the same memory are not compared.
+func alike(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // Egress returns the Links of EgressAddresses.
@@ -86,23 +104,20 @@ func number(addr netip.Addr, node string) uint64 {
 
 // Watched returns the nodes that this node has to watch, sorted: those before it, where it is among the first of an
 // address, and all others among the first where its pods leave from the address.
-func (p *Plan) Watched() (list []string) {
+func (p *Plan) Watched() []string {
+	all := map[string]bool{}
 	for i := range p.Links {
-		l := &p.Links[i]
-		at := slices.Index(l.Ranked, p.Node)
-		switch {
-		case l.Used:
-			for _, n := range l.Ranked[:min(len(l.Ranked), Close)] {
-				if n != p.Node {
-					list = append(list, n)
-				}
+		first := p.Links[i].Ranked[:min(len(p.Links[i].Ranked), Close)]
+		if !p.Links[i].Used {
+			first = first[:max(0, slices.Index(first, p.Node))]
+		}
+		for _, n := range first {
+			if n != p.Node {
+				all[n] = true
 			}
-		case at > 0 && at < Close:
-			list = append(list, l.Ranked[:at]...)
 		}
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return slices.Sorted(maps.Keys(all))
 }
 
 // down reports whether Kubernetes takes a node for dead.
@@ -134,23 +149,38 @@ type Beat struct {
 	Since, Answered time.Time
 }
 
-// Turns returns whose turn it is for each address. The nodes of beats count while they answer; of the others, those
-// that Kubernetes does not take for dead. This node counts if it is fit.
-func (p *Plan) Turns(beats []Beat, fit bool, now time.Time) []Turn {
-	asked, expected := make(map[string]bool, len(beats)), map[string]bool{}
+// Answers are the nodes that this node asks, by name.
+type Answers map[string]Answer
+
+// Answer is what is known of a node that is asked.
+type Answer struct {
+	// Answers is set while it answers. Expected is set when it has not yet, and is given the time to.
+	Answers, Expected bool
+}
+
+// Heard returns what beats say at a time.
+func Heard(beats []Beat, now time.Time) Answers {
+	all := make(Answers, len(beats))
 	for _, b := range beats {
-		last := b.Answered
-		if last.IsZero() || last.Before(b.Since) { // it is given the time to answer
-			last, expected[b.Node] = b.Since, true
+		last, early := b.Answered, false
+		if last.IsZero() || last.Before(b.Since) {
+			last, early = b.Since, true
 		}
-		asked[b.Node] = last.IsZero() || now.Sub(last) < Patience
+		all[b.Node] = Answer{Answers: last.IsZero() || now.Sub(last) < Patience, Expected: early}
 	}
+	return all
+}
+
+// Turns returns whose turn it is for each address. The nodes that are asked count while they answer; of the others,
+// those that Kubernetes does not take for dead. This node counts if it is fit. Nothing else decides, so that the same
+// Plan has the same Turns as long as the answers are the same.
+func (p *Plan) Turns(heard Answers, fit bool) []Turn {
 	answers := func(node string) bool {
 		if node == p.Node {
 			return fit
 		}
-		if a, known := asked[node]; known {
-			return a
+		if a, asked := heard[node]; asked {
+			return a.Answers
 		}
 		return !p.down(node)
 	}
@@ -160,11 +190,12 @@ func (p *Plan) Turns(beats []Beat, fit bool, now time.Time) []Turn {
 		t := Turn{Addr: l.Addr, Services: l.Services, Egress: l.Egress, Interfaces: l.Interfaces}
 		for i, n := range l.Ranked {
 			if l.Egress != "" && i >= Close && slices.ContainsFunc(l.Ranked[:i], func(n string) bool { return !p.down(n) }) {
-				t.Silent = append(t.Silent, n) // nobody asks it, so all nodes go by what Kubernetes says of those before it
+				// Nobody asks it, so all nodes go by what Kubernetes says of those before it.
+				t.Silent = append(t.Silent, n)
 				continue
 			}
 			if answers(n) {
-				t.Announcer, t.Mine, t.Expected = n, n == p.Node, n != p.Node && expected[n]
+				t.Announcer, t.Mine, t.Expected = n, n == p.Node, n != p.Node && heard[n].Expected
 				break
 			}
 			t.Silent = append(t.Silent, n)

@@ -29,3 +29,9 @@ type Route struct {
 	// LocalPref is for routers of the same ASN; nil: not said.
 	LocalPref *uint32 `json:"localPref,omitempty"`
 }
+
+// Equal reports whether two Routes say the same.
+func (r Route) Equal(o Route) bool {
+	return r.Prefix == o.Prefix && r.Peer == o.Peer && alike(r.Services, o.Services) && alike(r.Communities, o.Communities) &&
+		(r.LocalPref == o.LocalPref || r.LocalPref != nil && o.LocalPref != nil && *r.LocalPref == *o.LocalPref)
+}

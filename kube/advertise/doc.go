@@ -7,4 +7,11 @@
 // pools of nodes are the nodes' own, and need no announcement.
 //
 // What of an object cannot be used is left out, told once, and the rest of it stays in force.
+//
+// # What a change costs
+//
+// What nodes, pools and advertisements say is read once (rules), and what follows for an address of a load balancer is
+// kept with it. When a load balancer changes, its addresses are decided anew, and the prefixes in which routers are
+// told of them. A prefix is made of all its addresses, so that one of a /16 costs more than one of a /32. When anything
+// else changes, all is decided anew, but nodes are ranked only for the addresses that have other nodes than before.
 package advertise

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/labels"
-
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/kube"
@@ -15,37 +13,36 @@ import (
 )
 
 // readPeers finds the routers of this node.
-func (w *work) readPeers() {
-	self := w.self()
+func (r *rules) readPeers() {
 	taken := map[netip.AddrPort]string{}
-	for _, obj := range w.objs.BGPPeers {
+	for _, obj := range r.objs.BGPPeers {
 		ref := kube.RefOf(obj)
-		on, ok := w.selector(ref, "spec.nodeSelector", obj.Spec.NodeSelector)
-		p, also := w.peer(obj)
+		on, ok := r.selector(ref, "spec.nodeSelector", obj.Spec.NodeSelector)
+		p, also := r.peer(obj)
 		if !ok || !also {
 			continue
 		}
 		if other, twice := taken[p.Address]; twice {
 			// Two of them may be meant for different nodes, so that this is no fault of the objects alone.
-			if self != nil && on.Matches(self) {
-				w.say.Errorf(ref, "spec.address", "%s is BGPPeer %q on node %s already: remove one of the two, or have them select different nodes", p.Address, other, w.node)
+			if r.self != nil && on.Matches(r.self) {
+				r.say.Errorf(ref, "spec.address", "%s is BGPPeer %q on node %s already: remove one of the two, or have them select different nodes", p.Address, other, r.node)
 			}
 			continue
 		}
-		if self == nil || !on.Matches(labels.Set(self)) {
+		if r.self == nil || !on.Matches(r.self) {
 			continue
 		}
 		taken[p.Address] = obj.Name
-		w.plan.Peers = append(w.plan.Peers, p)
+		r.peers = append(r.peers, p)
 	}
 }
 
 // peer reads a BGPPeer. What of it an API server would have refused is told.
-func (w *work) peer(obj *v1alpha1.BGPPeer) (announce.Peer, bool) {
+func (r *rules) peer(obj *v1alpha1.BGPPeer) (announce.Peer, bool) {
 	ref, s := kube.RefOf(obj), &obj.Spec
 	addr, err := netip.ParseAddr(s.Address)
 	if err != nil || addressing.Special(addr) != "" {
-		w.say.Errorf(ref, "spec.address", "%q is no address of a router: expected one like 192.0.2.1", s.Address)
+		r.say.Errorf(ref, "spec.address", "%q is no address of a router: expected one like 192.0.2.1", s.Address)
 		return announce.Peer{}, false
 	}
 	port := s.Port
@@ -60,7 +57,7 @@ func (w *work) peer(obj *v1alpha1.BGPPeer) (announce.Peer, bool) {
 	}{{"spec.peerASN", s.PeerASN, 1, asns}, {"spec.myASN", s.MyASN, 1, asns}, {"spec.port", int64(port), 1, 65535}, {"spec.multihop", int64(s.Multihop), 0, 255},
 		{"spec.holdTimeSeconds", int64(s.HoldTimeSeconds), 0, 65535}, {"spec.gracefulRestartSeconds", int64(s.GracefulRestartSeconds), 0, 4095}} {
 		if n.value < n.low || n.value > n.high {
-			w.say.Errorf(ref, n.field, "%d is out of range: expected %d to %d", n.value, n.low, n.high)
+			r.say.Errorf(ref, n.field, "%d is out of range: expected %d to %d", n.value, n.low, n.high)
 			return announce.Peer{}, false
 		}
 	}
@@ -72,17 +69,17 @@ func (w *work) peer(obj *v1alpha1.BGPPeer) (announce.Peer, bool) {
 		p.HoldTime = 90
 	}
 	if p.Multihop > 0 && p.ASN == p.MyASN {
-		w.say.Warnf(ref, "spec.multihop", "is for routers of another ASN, and not used: remove it")
+		r.say.Warnf(ref, "spec.multihop", "is for routers of another ASN, and not used: remove it")
 		p.Multihop = 0
 	}
 	if strings.ContainsAny(p.PasswordKey, "/\\") || p.PasswordKey == "." || p.PasswordKey == ".." {
-		w.say.Errorf(ref, "spec.passwordKey", "%q is no key of a Secret: expected letters, digits, dashes, dots and underscores", p.PasswordKey)
+		r.say.Errorf(ref, "spec.passwordKey", "%q is no key of a Secret: expected letters, digits, dashes, dots and underscores", p.PasswordKey)
 		return announce.Peer{}, false
 	}
 	if s.SourceAddress != "" {
 		p.Source, err = netip.ParseAddr(s.SourceAddress)
 		if err != nil || p.Source.Is4() != p.Address.Addr().Is4() {
-			w.say.Errorf(ref, "spec.sourceAddress", "%q is no address of the family of %s: expected an address of the node", s.SourceAddress, p.Address.Addr())
+			r.say.Errorf(ref, "spec.sourceAddress", "%q is no address of the family of %s: expected an address of the node", s.SourceAddress, p.Address.Addr())
 			return announce.Peer{}, false
 		}
 	}
@@ -95,12 +92,12 @@ type attributes struct {
 	LocalPref   *uint32
 }
 
-func (w *work) attributes(obj *v1alpha1.BGPAdvertisement) attributes {
+func (r *rules) attributes(obj *v1alpha1.BGPAdvertisement) attributes {
 	var a attributes
 	for i, text := range obj.Spec.Communities {
 		c, ok := community(text)
 		if !ok {
-			w.say.Errorf(kube.RefOf(obj), "spec.communities["+strconv.Itoa(i)+"]",
+			r.say.Errorf(kube.RefOf(obj), "spec.communities["+strconv.Itoa(i)+"]",
 				"%q is no community, and is left out: expected two numbers up to 65535, like 65000:100, or three up to 4294967295", text)
 			continue
 		}
@@ -108,15 +105,15 @@ func (w *work) attributes(obj *v1alpha1.BGPAdvertisement) attributes {
 	}
 	if n := obj.Spec.LocalPreference; n != nil {
 		if *n < 0 || *n > 1<<32-1 {
-			w.say.Errorf(kube.RefOf(obj), "spec.localPreference", "%d is out of range, and is left out: expected 0 to 4294967295", *n)
+			r.say.Errorf(kube.RefOf(obj), "spec.localPreference", "%d is out of range, and is left out: expected 0 to 4294967295", *n)
 		} else {
 			pref := uint32(*n)
 			a.LocalPref = &pref
 		}
 	}
 	for _, name := range obj.Spec.Peers {
-		if !slices.ContainsFunc(w.objs.BGPPeers, func(p *v1alpha1.BGPPeer) bool { return p.Name == name }) {
-			w.say.Warnf(kube.RefOf(obj), "spec.peers", "there is no BGPPeer %q: make it, or remove the name", name)
+		if !slices.ContainsFunc(r.objs.BGPPeers, func(p *v1alpha1.BGPPeer) bool { return p.Name == name }) {
+			r.say.Warnf(kube.RefOf(obj), "spec.peers", "there is no BGPPeer %q: make it, or remove the name", name)
 		}
 	}
 	return a
@@ -137,18 +134,4 @@ func community(text string) (string, bool) {
 		parts[i] = strconv.FormatUint(n, 10)
 	}
 	return strings.Join(parts, ":"), true
-}
-
-// add has a route be for the Services of another address too, or say what another advertisement says.
-func add(r *announce.Route, names []string, a attributes) {
-	r.Services = append(r.Services, names...)
-	slices.Sort(r.Services)
-	r.Services = slices.Compact(r.Services)
-	r.Communities = append(r.Communities, a.Communities...)
-	slices.Sort(r.Communities)
-	r.Communities = slices.Compact(r.Communities)
-	// Of two advertisements of a prefix the larger preference counts.
-	if a.LocalPref != nil && (r.LocalPref == nil || *r.LocalPref < *a.LocalPref) {
-		r.LocalPref = a.LocalPref
-	}
 }

@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -69,8 +69,9 @@ type Announcing struct {
 	mu sync.Mutex
 	// mu guards the rest.
 	asked      map[Kind]time.Time
-	turns      []announce.Turn
-	links      uint64 // counts the changes of turns
+	seen       seen
+	turns      []announce.Turn // those that follow from seen
+	links      uint64          // counts the changes of turns
 	peers      []announce.Peer
 	routes     []announce.Route
 	changes    uint64 // counts those of peers and routes
@@ -167,16 +168,28 @@ func (a *Announcing) linkState(now time.Time) ([]announce.State, error) {
 	return []announce.State{{Generation: generation, NodeAddrs: a.o.NodeAddrs()}}, nil
 }
 
-// look returns whose turn it is now.
+// seen is all that turns follow from.
+type seen struct {
+	plan  *announce.Plan
+	heard announce.Answers
+	fit   bool
+}
+
+// look returns whose turn it is now. It is asked ten times a second, of thousands of addresses, and finds them anew
+// only when something has changed.
 func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 	node := a.o.Node()
 	if node == nil {
 		return nil, 0, errEarly
 	}
-	turns := a.o.Plan().Turns(beatsOf(node), a.o.Unfit() == "", now)
+	s := seen{a.o.Plan(), announce.Heard(beatsOf(node), now), a.o.Unfit() == ""}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !slices.EqualFunc(turns, a.turns, same) {
+	if s.plan == a.seen.plan && s.fit == a.seen.fit && maps.Equal(s.heard, a.seen.heard) {
+		return a.turns, a.links, nil
+	}
+	a.seen = s
+	if turns := s.plan.Turns(s.heard, s.fit); !slices.EqualFunc(turns, a.turns, same) {
 		a.links++
 		a.turns = turns
 	}
@@ -218,7 +231,7 @@ func (a *Announcing) bgp() ([]announce.Peer, []announce.Route, uint64, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !slices.Equal(plan.Peers, a.peers) || !reflect.DeepEqual(routes, a.routes) {
+	if !slices.Equal(plan.Peers, a.peers) || !kube.Same(routes, a.routes) && !slices.EqualFunc(routes, a.routes, announce.Route.Equal) {
 		a.changes++
 		a.peers, a.routes = plan.Peers, routes
 	}

@@ -61,7 +61,7 @@ func (a *Announcing) turnsOfEgress(node Node, now time.Time) []announce.Turn {
 	if plan.Links = plan.Egress(); len(plan.Links) == 0 {
 		return nil
 	}
-	return plan.Turns(beatsOf(node), a.announces(now), now)
+	return plan.Turns(announce.Heard(beatsOf(node), now), a.announces(now))
 }
 
 // announces reports whether this node announces addresses by ARP and NDP. Other nodes are told the same by beats. An
