@@ -287,7 +287,7 @@ func TestCapabilitiesFollowValues(t *testing.T) {
 func TestRBAC(t *testing.T) {
 	read := "get list watch"
 	controller := map[string]string{
-		"nodes": "list watch", "namespaces": "list watch", "services": "list watch", "networking.k8s.io/servicecidrs": "list watch",
+		"nodes": "list watch", "discovery.k8s.io/endpointslices": "list watch", "namespaces": "list watch", "services": "list watch", "networking.k8s.io/servicecidrs": "list watch",
 		"networking.k8s.io/ingresses": "list watch", "networking.k8s.io/ingressclasses": "list watch", "tapestry.dev/addresspools": "list watch", "tapestry.dev/egressaddresses": "list watch",
 		"services/status": "patch", "networking.k8s.io/ingresses/status": "patch", "tapestry.dev/addresspools/status": "patch", "tapestry.dev/egressaddresses/status": "patch", "events": "create patch",
 	}
