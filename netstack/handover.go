@@ -33,8 +33,8 @@ func (p *Path) handOver(orig *packet.Tuple) {
 	w.handOver(s, &journey{packet: &w.latePacket, origin: origin{from: att}, orig: *orig})
 }
 
-// handOver takes the journey's flow to its gateway. A flow whose address has no gateway now stays as it is: there may be
-// one again before its pod sends something.
+// handOver takes the journey's flow to its gateway. A flow whose address has no gateway now stays as it is: there may
+// be one again before its pod sends something.
 func (w *worker) handOver(s *snapshot, j *journey) {
 	if !w.path.flows.Peek(&j.orig, &j.hit) || j.hit.Dir != flow.Original || j.hit.To.Space == 0 || !handover.Waits(j.hit.State) {
 		return

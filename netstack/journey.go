@@ -77,7 +77,7 @@ const (
 	noNet             // there is no route to the network
 	noHost            // nobody has the address
 	prohibited        // the packet may not go there
-	denied            // the Policy refuses it, or there is no port for it: a reset for TCP, an ABORT for SCTP, else an ICMP error
+	denied            // the Policy refuses it, or it gets no port: a reset for TCP, an ABORT for SCTP, else an ICMP error
 	tooBig            // the packet is larger than its path
 	neighbor          // to a neighbour solicitation: the router's Ethernet address
 )

@@ -103,9 +103,9 @@ func (w *worker) waits(s *snapshot, j *journey) judgement {
 	return ended
 }
 
-// enterAnew is enter for a SYN that moves a connection whose tuple has a flow. That is the SYN's own flow if it was sent
-// before. If not, something that the client sent has begun it, after the flow of the connection had ended and before
-// this one could begin: it was led where nobody knows the connection, and its flow goes.
+// enterAnew is enter for a SYN that moves a connection whose tuple has a flow. That is the SYN's own flow if it was
+// sent before. If not, something that the client sent has begun it, after the flow of the connection had ended and
+// before this one could begin: it was led where nobody knows the connection, and its flow goes.
 func (w *worker) enterAnew(s *snapshot, j *journey, att *Attachment) (done, ok bool) {
 	if !att.knocks.Asked(&j.orig, &w.syn) || !w.path.flows.Peek(&j.orig, &j.hit) {
 		return false, false

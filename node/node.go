@@ -159,8 +159,8 @@ type Node struct {
 }
 
 // Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set, but for sessions with the
-// other nodes if Held.Resumes is set. When a part cannot be made, Start closes the parts before it and returns an error.
-// The Node serves until Close.
+// other nodes if Held.Resumes is set. When a part cannot be made, Start closes the parts before it and returns an
+// error. The Node serves until Close.
 func Start(held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")

@@ -9,8 +9,8 @@ import (
 )
 
 // After a restart no peer can be written to before there is a session with it. WireGuard keeps a few packets until
-// then, and the others are lost, as many as pods have sent while nobody read their TAPs. So a node that starts meets its
-// peers before it hears its pods.
+// then, and the others are lost, as many as pods have sent while nobody read their TAPs. So a node that starts meets
+// its peers before it hears its pods.
 
 const (
 	// soonTime is how long WireGuard may take to handle a response on a busy machine.
@@ -67,7 +67,8 @@ func (m *Mesh) noteResponse(from netip.AddrPort) {
 }
 
 // lookForSessions looks at nothing but sessions, if a peer has just answered a handshake of this node's. It reports
-// whether answers are still being handled. Looks at peers count how long those are silent, so they do not come as often.
+// whether answers are still being handled. Looks at peers count how long those are silent, so they do not come as
+// often.
 func (m *Mesh) lookForSessions(now time.Time) (soon bool) {
 	tab := m.table.Load()
 	m.takeResponses(tab, now)

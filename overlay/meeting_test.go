@@ -43,8 +43,8 @@ func TestMeet(t *testing.T) {
 	}
 }
 
-// A peer that is down is waited for as long as is said, one that nobody can reach is not waited for, and nobody waits for
-// a Mesh that closes.
+// A peer that is down is waited for as long as is said, one that nobody can reach is not waited for, and nobody waits
+// for a Mesh that closes.
 func TestMeetNobody(t *testing.T) {
 	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
 	a.set(Peer{ID: 3, Name: "c", PublicKey: NewPrivateKey().Public(), Prefixes: podCIDRs(3)}) // without an endpoint
@@ -63,7 +63,8 @@ func TestMeetNobody(t *testing.T) {
 	<-waits
 }
 
-// A Mesh that resumes does not let the other end go first. A response to a handshake that nobody has begun wakes nobody.
+// A Mesh that resumes does not let the other end go first. A response to a handshake that nobody has begun wakes
+// nobody.
 func TestResumes(t *testing.T) {
 	a := startNode(t, 1, nil)
 	a.Close() // its prober would take what comes

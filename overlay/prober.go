@@ -293,8 +293,8 @@ func (m *Mesh) pursue(p *peer, now time.Time) {
 
 // deference returns how long this end waits before it sends a handshake initiation. When both ends initiate at once,
 // each response undoes the other end's initiation, and there is no session, or a broken one. So the end with the larger
-// key lets the other one go first. A Mesh that resumes does not wait with its first initiation, since all its peers wait
-// for it; two that do so at the same time find out by a session that carries nothing (distrust).
+// key lets the other one go first. A Mesh that resumes does not wait with its first initiation, since all its peers
+// wait for it; two that do so at the same time find out by a session that carries nothing (distrust).
 func (m *Mesh) deference(p *peer) time.Duration {
 	if bytes.Compare(m.own[:], p.key[:]) > 0 {
 		return 75 * time.Millisecond

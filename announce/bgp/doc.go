@@ -9,8 +9,9 @@
 // keep apart what is told to whom. A speaker dials out, and is made anew when what its BGPPeer says, or its password,
 // has changed. Other changes add and withdraw routes.
 //
-// A session that ends is begun anew after a pause, in which the speaker keeps its routes, and all of them are told again.
-// Who only looked now and then would not see sessions that last a moment, so the speaker is told of each (flaps).
+// A session that ends is begun anew after a pause, in which the speaker keeps its routes, and all of them are told
+// again. Who only looked now and then would not see sessions that last a moment, so the speaker is told of each
+// (flaps).
 //
 // # Next hops
 //

@@ -282,8 +282,9 @@ func (s *speaker) state(ctx context.Context, now time.Time) announce.Session {
 	return s.session
 }
 
-// problem says what is wrong with the session; "" when nothing is. why is not "" while sessions end again and again. The
-// text stays the same for as long as the fault does: another one would be another Event, and another write to the Node.
+// problem says what is wrong with the session; "" when nothing is. why is not "" while sessions end again and again.
+// The text stays the same for as long as the fault does: another one would be another Event, and another write to the
+// Node.
 func (s *speaker) problem(up bool, why string, now time.Time) string {
 	if !up && now.Sub(s.session.Since) >= late {
 		text := fmt.Sprintf("there has been no session with the router at %s (AS %d) for more than %s", s.peer.Address, s.peer.ASN, late)

@@ -174,10 +174,10 @@ func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
 	return n
 }
 
-// ingressPoints returns status.loadBalancer.ingress, with those addresses of the assignment. Points of nodes that put the PROXY protocol before connections
-// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860). Where other Services may
-// be at the addresses, the first point names the ports that this one has there, so that it is known who had a port
-// first.
+// ingressPoints returns status.loadBalancer.ingress, with those addresses of the assignment. Points of nodes that put
+// the PROXY protocol before connections have ipMode Proxy: inside the cluster, too, connections have to go through them
+// (KEP-1860). Where other Services may be at the addresses, the first point names the ports that this one has there, so
+// that it is known who had a port first.
 func ingressPoints(svc *corev1.Service, a *pools.Assignment, addrs []netip.Addr) (list []corev1.LoadBalancerIngress) {
 	mode := corev1.LoadBalancerIPModeVIP
 	if version, _ := kube.ProxyProtocol(svc); a.OnNodes && version != 0 {

@@ -39,9 +39,9 @@ func localOf(objs *kube.Objects) *local {
 }
 
 // points returns the addresses of an assignment at which clients are served, and whether they are not all of them. Of a
-// local Service at nodes' addresses these are the nodes with a ready endpoint. Where there is none, they are those whose
-// endpoints terminate and still serve (KEP-1669). Where there are none either, they are all: clients are refused at
-// once, and the list is there when an endpoint comes. Each family is decided by itself.
+// local Service at nodes' addresses these are the nodes with a ready endpoint. Where there is none, they are those
+// whose endpoints terminate and still serve (KEP-1669). Where there are none either, they are all: clients are refused
+// at once, and the list is there when an endpoint comes. Each family is decided by itself.
 func (l *local) points(a *pools.Assignment) (list []netip.Addr, some bool) {
 	if !a.OnNodes || !kube.LocalBalancer(a.Service) {
 		return a.Addrs, false

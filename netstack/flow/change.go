@@ -8,8 +8,8 @@ type Change struct {
 	Kind    uint8
 	// Dir is the direction of the packet that made the change. It is Original when the flow begins or leaves the table.
 	Dir Dir
-	// Goes is set when the backend of a connection had said something already: a connection that was reset is in SynSent
-	// again when its client goes on (revived).
+	// Goes is set when the backend of a connection had said something already: a connection that was reset is in
+	// SynSent again when its client goes on (revived).
 	Goes bool
 	// Was is 0 when the flow begins, and Is is 0 when it leaves the table.
 	Was, Is State

@@ -379,8 +379,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// A flow that is taken over from elsewhere begins in the state that it had there: it lives as long, and nobody takes its
-// next packet for a first answer.
+// A flow that is taken over from elsewhere begins in the state that it had there: it lives as long, and nobody takes
+// its next packet for a first answer.
 func TestBegins(t *testing.T) {
 	table, clock, _ := newTable(t, 16)
 	var told tally

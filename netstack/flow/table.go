@@ -56,8 +56,8 @@ type Entry struct {
 	Counts [2]Count
 	// Segment is what the TCP header of the first packet says. Range does not fill it in.
 	Segment packet.Segment
-	// Begins is the state in which Insert begins the flow; 0 for the one that its first packet says. Range does not fill
-	// it in: Info has it.
+	// Begins is the state in which Insert begins the flow; 0 for the one that its first packet says. Range does not
+	// fill it in: Info has it.
 	Begins State
 	// Checked is the generation of the caller's table in which Backend was last found valid, 0 for never. It does not
 	// survive the process.

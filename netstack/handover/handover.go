@@ -40,8 +40,9 @@ type Options struct {
 	Flows *flow.Table
 	// Exits returns how pods leave now; nil while nothing leaves as a packet.
 	Exits func() *exit.Table
-	// Tell moves the flow with the original tuple orig to its gateway if it is another one's, and tells that of it. Where
-	// there is no such flow any more, or it does not wait or has no gateway now, it does nothing. orig is borrowed.
+	// Tell moves the flow with the original tuple orig to its gateway if it is another one's, and tells that of it.
+	// Where there is no such flow any more, or it does not wait or has no gateway now, it does nothing. orig is
+	// borrowed.
 	Tell func(orig *packet.Tuple)
 	// Now is a monotonic clock.
 	Now func() time.Time
@@ -64,8 +65,8 @@ func (h *Handover) Changed() {
 	}
 }
 
-// Run hands over the flows of addresses whose gateway changes, until ctx is done. Those of the table that it finds first
-// are handed over as well: the process before may have died amid of it.
+// Run hands over the flows of addresses whose gateway changes, until ctx is done. Those of the table that it finds
+// first are handed over as well: the process before may have died amid of it.
 func (h *Handover) Run(ctx context.Context) {
 	var known *exit.Table
 	since := map[packet.Addr]time.Time{} // by address: when its gateway changed

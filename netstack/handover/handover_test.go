@@ -88,8 +88,8 @@ func (f *flows) run(ctx context.Context) *Handover {
 	return h
 }
 
-// What is told is told again for two seconds, and when the gateway changes. The flows of other addresses, those of other
-// nodes, those that nobody has answered and closed ones are not.
+// What is told is told again for two seconds, and when the gateway changes. The flows of other addresses, those of
+// other nodes, those that nobody has answered and closed ones are not.
 func TestRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlows(t)

@@ -157,14 +157,14 @@ func (r *Relay) GoOn() {
 	r.hold.revived = nil
 	slices.SortFunc(all, func(a, b revived) int { return cmp.Compare(a.since, b.since) })
 	var before []revived
-	for now := range slices.Chunk(all, askedAtOnce) {
-		for _, c := range now {
+	for few := range slices.Chunk(all, askedAtOnce) {
+		for _, c := range few {
 			c.goOn()
 		}
 		for end := r.now() + answerTime; r.now() < end && slices.ContainsFunc(before, revived.asks); {
 			time.Sleep(answerLook)
 		}
-		before = now
+		before = few
 	}
 }
 
@@ -181,8 +181,8 @@ func (c revived) asks() bool {
 	return c.from.asking && c.stage.Load() == open
 }
 
-// reviveAtOnce is how many connections a goroutine revives in its turn. Each takes some ten microseconds, half of them in
-// the kernel, and nobody hears pods meanwhile.
+// reviveAtOnce is how many connections a goroutine revives in its turn. Each takes some ten microseconds, half of them
+// in the kernel, and nobody hears pods meanwhile.
 const reviveAtOnce = 128
 
 // reviveAll revives the connections of slots, on all processors. Those that cannot go on are zero.

@@ -88,10 +88,10 @@ func (c *cluster) announcedBy(t *testing.T, addr, node string) {
 	})
 }
 
-// TestLoadBalancerAnnounced has addresses of a pool that nodes announce by ARP and NDP. A client on their link, which has
-// no route but the link, reaches a pod on a third node. The announcing node loses its agent, then its announcer, then
-// sight of the other node, and each time one node announces in the end, and new connections get through. An address that
-// the machine outside has itself is left to it, and told.
+// TestLoadBalancerAnnounced has addresses of a pool that nodes announce by ARP and NDP. A client on their link, which
+// has no route but the link, reaches a pod on a third node. The announcing node loses its agent, then its announcer,
+// then sight of the other node, and each time one node announces in the end, and new connections get through. An
+// address that the machine outside has itself is left to it, and told.
 func TestLoadBalancerAnnounced(t *testing.T) {
 	c := upWith(t, 2*testTime, lab.Options{Name: "announced", LoadBalancers: balancers, Announced: true}, announcedYAML)
 	for _, r := range balancers {
@@ -163,8 +163,8 @@ func (c *cluster) only(t *testing.T, addr string) (node string) {
 }
 
 // failsOver has something end at the node that announces an address, while a client outside asks there again and again,
-// and waits until the next node announces it and the client is answered. How long the client was not answered is logged:
-// it is a second where the machine is not busy.
+// and waits until the next node announces it and the client is answered. How long the client was not answered is
+// logged: it is a second where the machine is not busy.
 func (c *cluster) failsOver(t *testing.T, what, to, next string, end func()) {
 	t.Helper()
 	asking := c.begin(t, lab.Outside(), "leave", to)

@@ -145,8 +145,13 @@ func stream(seed uint64, n int64) io.Reader {
 
 // transferServe reads what each connection sends, answers with its hash, and sends as many bytes of its own stream.
 func transferServe(ctx context.Context, args []string) error {
+	return serveEach(ctx, args[0], serveTransfer)
+}
+
+// serveEach has serve called for each connection that comes to addr, in a goroutine of its own, until the input ends.
+func serveEach(ctx context.Context, addr string, serve func(net.Conn)) error {
 	ctx = untilInputEnds(ctx)
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
@@ -157,7 +162,7 @@ func transferServe(ctx context.Context, args []string) error {
 		if err != nil {
 			return nil // the input has ended
 		}
-		go serveTransfer(c)
+		go serve(c)
 	}
 }
 

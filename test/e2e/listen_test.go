@@ -16,28 +16,17 @@ const tickEvery = 50 * time.Millisecond
 
 // tick sends something to each who connects again and again, and reads nothing: ADDR.
 func tick(ctx context.Context, args []string) error {
-	ctx = untilInputEnds(ctx)
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
-	if err != nil {
-		return err
-	}
-	context.AfterFunc(ctx, func() { ln.Close() })
-	started()
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return nil // the input has ended
-		}
-		go func() {
-			defer c.Close()
-			for ctx.Err() == nil {
-				if _, err := c.Write([]byte(".")); err != nil {
-					return
-				}
-				time.Sleep(tickEvery)
+	return serveEach(ctx, args[0], func(c net.Conn) {
+		defer c.Close()
+		every := time.NewTicker(tickEvery)
+		defer every.Stop()
+		for {
+			if _, err := c.Write([]byte(".")); err != nil {
+				return // the client has gone, or this process ends
 			}
-		}()
-	}
+			<-every.C
+		}
+	})
 }
 
 // heard is what the helper listen heard on one connection.

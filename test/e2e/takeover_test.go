@@ -48,25 +48,12 @@ func giveUp(ctx context.Context, args []string) error {
 
 // greet says a line to each client, and then is transfer-serve.
 func greet(ctx context.Context, args []string) error {
-	ctx = untilInputEnds(ctx)
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
-	if err != nil {
-		return err
-	}
-	context.AfterFunc(ctx, func() { ln.Close() })
-	started()
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return nil // the input has ended
+	return serveEach(ctx, args[0], func(c net.Conn) {
+		if _, err := fmt.Fprintln(c, "hello"); err != nil {
+			fmt.Println("greet:", err)
 		}
-		go func() {
-			if _, err := fmt.Fprintln(c, "hello"); err != nil {
-				fmt.Println("greet:", err)
-			}
-			serveTransfer(c)
-		}()
-	}
+		serveTransfer(c)
+	})
 }
 
 // meet opens connections, and begins; when the input ends, it transfers over each: ADDR CONNECTIONS BYTES WHO. If WHO
