@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // least is the smallest port that is given. Below are those of programs that may run on this machine.
@@ -52,16 +54,24 @@ func clients(t testing.TB) int {
 	return first
 }
 
+// isFree reports whether nobody has a port. Its sockets are not package net's: a kernel that looks for events of a
+// socket while it is closed frees the port a moment later (Linux 6.9, epi_fget).
 func isFree(port int) bool {
-	addr := fmt.Sprintf(":%d", port)
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return false
+	for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+		s, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, 0)
+		var any unix.Sockaddr = &unix.SockaddrInet6{Port: port}
+		if err == unix.EAFNOSUPPORT {
+			s, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+			any = &unix.SockaddrInet4{Port: port}
+		}
+		if err != nil {
+			return false
+		}
+		err = unix.Bind(s, any)
+		unix.Close(s)
+		if err != nil {
+			return false
+		}
 	}
-	defer l.Close()
-	c, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		return false
-	}
-	return c.Close() == nil
+	return true
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"testing"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // No port is given twice while its test lasts, nor one on which somebody listens, nor one of the kernel's.
@@ -44,8 +46,6 @@ func TestTaken(t *testing.T) {
 			t.Errorf("%s: a port that is taken is free", network)
 		}
 		held.Close()
-		if !isFree(int(port)) {
-			t.Errorf("%s: a port that was given back is not free", network)
-		}
+		await.Until(t, network+": a port that was given back is free", func() bool { return isFree(int(port)) })
 	}
 }
