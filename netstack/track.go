@@ -99,7 +99,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 	case flow.Full:
 		return true, j.drop(FlowsFull)
 	case flow.NoPort:
-		if h.To.Space != 0 { // many share an egress address: its ports are not back by the time of the next try
+		if h.To.Space != 0 { // by an exit: many share the address, whose ports are not back by the next try
 			return true, j.refuse(denied, NoSourcePort)
 		}
 		return true, j.refuse(noHost, NoSourcePort)

@@ -50,7 +50,9 @@ func (e *early) keep(peer uint64, packets [][]byte) bool {
 		e.bytes += len(p)
 		b.packets = append(b.packets, slices.Clone(p))
 	}
-	e.kept = append(e.kept, b)
+	if len(b.packets) > 0 {
+		e.kept = append(e.kept, b)
+	}
 	return true
 }
 

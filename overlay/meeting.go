@@ -22,11 +22,11 @@ const (
 // meeting is about the first sessions with all peers.
 type meeting struct {
 	begun atomic.Bool // there are peers
-	once  *sync.Once
+	once  sync.Once
 	over  chan struct{}
 }
 
-func newMeeting() meeting { return meeting{once: new(sync.Once), over: make(chan struct{})} }
+func newMeeting() meeting { return meeting{over: make(chan struct{})} }
 
 func (m *meeting) begin() { m.begun.Store(true) }
 

@@ -47,7 +47,7 @@ func (a *address) isFree() bool { return len(a.services) == 0 }
 // keep adds the Services of a list whose names are not among changed, which is sorted.
 func (a *address) keep(list []member, changed []kube.Ref) {
 	for _, m := range list {
-		if _, is := slices.BinarySearchFunc(changed, servedName(m.Service), compareNames); !is {
+		if _, is := slices.BinarySearchFunc(changed, servedName(m.Service), kube.Ref.Compare); !is {
 			a.services = append(a.services, m)
 		}
 	}

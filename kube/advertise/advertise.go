@@ -1,7 +1,6 @@
 package advertise
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -77,7 +76,7 @@ func (s *Stage) changed(last *Stage) (names []kube.Ref) {
 			names = append(names, servedName(svc))
 		}
 	}
-	slices.SortFunc(names, compareNames)
+	slices.SortFunc(names, kube.Ref.Compare)
 	return slices.Compact(names)
 }
 
@@ -138,7 +137,7 @@ func (s *Stage) look(last *Stage, names []kube.Ref) []*address {
 			}
 		}
 		now := serviceOf(s.services, n)
-		i, there := slices.BinarySearchFunc(s.objs, n, func(svc *corev1.Service, n kube.Ref) int { return compareNames(nameOf(svc), n) })
+		i, there := slices.BinarySearchFunc(s.objs, n, func(svc *corev1.Service, n kube.Ref) int { return nameOf(svc).Compare(n) })
 		if now == nil || !there || !isBalancer(s.objs[i]) {
 			continue
 		}
@@ -187,17 +186,13 @@ func servedName(svc *services.Service) kube.Ref {
 	return kube.Ref{Namespace: svc.Namespace, Name: svc.Name}
 }
 
-func compareNames(a, b kube.Ref) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
+func compareObjects(a, b *corev1.Service) int { return nameOf(a).Compare(nameOf(b)) }
 
-func compareObjects(a, b *corev1.Service) int { return compareNames(nameOf(a), nameOf(b)) }
-
-func compareServed(a, b *services.Service) int { return compareNames(servedName(a), servedName(b)) }
+func compareServed(a, b *services.Service) int { return servedName(a).Compare(servedName(b)) }
 
 // serviceOf returns the Service of a name, or nil.
 func serviceOf(list roll.List[*services.Service], name kube.Ref) *services.Service {
-	i, there := list.Search(func(svc *services.Service) int { return compareNames(servedName(svc), name) })
+	i, there := list.Search(func(svc *services.Service) int { return servedName(svc).Compare(name) })
 	if !there {
 		return nil
 	}

@@ -138,10 +138,10 @@ func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {
 // message says where the addresses are from. some is set when the status has not all of them.
 func message(a *pools.Assignment, some bool) string {
 	text := "from AddressPool " + a.Pool
-	if a.Pool == "" {
+	switch {
+	case a.Pool == "":
 		text = "its addresses are in no AddressPool any longer"
-	}
-	if some {
+	case some:
 		text += ", those of its nodes that have endpoints (externalTrafficPolicy: Local)"
 	}
 	if a.Apart != "" {

@@ -75,15 +75,19 @@ func (l *local) points(a *pools.Assignment) (list []netip.Addr, some bool) {
 // serve.
 func (l *local) endpoints(svc *corev1.Service, is4 bool) (ready, ending map[string]bool) {
 	ready, ending = map[string]bool{}, map[string]bool{}
+	family := discoveryv1.AddressTypeIPv6
+	if is4 {
+		family = discoveryv1.AddressTypeIPv4
+	}
 	for _, es := range l.slices[nameOf(svc)] {
-		if (es.AddressType == discoveryv1.AddressTypeIPv4) != is4 {
+		if es.AddressType != family {
 			continue
 		}
 		for i := range es.Endpoints {
 			e := &es.Endpoints[i]
 			// An absent condition counts as ready, and as serving when ready (discovery/v1 EndpointConditions).
 			is := func(b *bool, absent bool) bool { return b == nil && absent || b != nil && *b }
-			isReady := is(e.Conditions.Ready, true)
+			isReady := is(e.Conditions.Ready, true) || svc.Spec.PublishNotReadyAddresses
 			switch {
 			case e.NodeName == nil:
 			case isReady:

@@ -138,3 +138,38 @@ func TestLocalMoves(t *testing.T) {
 		}
 	}
 }
+
+// A node that its status names leaves the pool. The Service goes on at the pool's other nodes, though a pool with
+// addresses of its own would come first for a new one.
+func TestLocalLeavesPool(t *testing.T) {
+	o := controller.Options{Default: true, Now: time.Unix(1000, 0)}
+	at := func(node string) kube.Objects {
+		in, err := codec.Decode("x.yaml", []byte(service(", externalTrafficPolicy: Local", "IPv4", "IPv4 "+endpoint(node, "ready: true"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	objs, _ := controller.LoadBalancers(at("n2"), o)
+	if got := points(objs); got != "192.168.0.2" {
+		t.Fatalf("%s, want n2's address", got)
+	}
+	next := at("n1")
+	next.Services = objs.Services
+	for _, n := range next.Nodes {
+		if n.Name == "n2" {
+			n.Labels = nil
+		}
+	}
+	for _, p := range next.AddressPools {
+		if p.Name == "own" {
+			p.Spec.AutoAssign = nil
+		} else {
+			p.Spec.Priority = 1
+		}
+	}
+	out, _ := controller.LoadBalancers(next, o)
+	if got := points(out); got != "192.168.0.1" {
+		t.Errorf("%s, want the address of the node that is left", got)
+	}
+}

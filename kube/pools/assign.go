@@ -214,9 +214,12 @@ func (w *work) keep(s *wish) {
 			s.onNodes, s.pool = true, cmp.Or(s.pool, p)
 		}
 	}
-	if s.onNodes && s.pool != nil && len(s.request.addrs) == 0 && kube.LocalBalancer(s.svc) {
-		// Its status names those alone that have endpoints, and the others wait for some.
-		has = append(has, slices.DeleteFunc(slices.Clone(s.pool.addrs), func(a netip.Addr) bool { return slices.Contains(has, a) })...)
+	if s.onNodes && len(s.request.addrs) == 0 && kube.LocalBalancer(s.svc) {
+		// Its status names those alone that have endpoints, and the others wait for some. Those that it names may be
+		// none of the pool's any more.
+		if s.pool = cmp.Or(s.pool, w.nodesFor(s)); s.pool != nil {
+			has = append(has, slices.DeleteFunc(slices.Clone(s.pool.addrs), func(a netip.Addr) bool { return slices.Contains(has, a) })...)
+		}
 	}
 	for _, a := range has {
 		if !slices.Contains(s.families, a.Is4()) || !s.onNodes && s.has(a.Is4()) {
@@ -233,6 +236,15 @@ func (w *work) keep(s *wish) {
 			s.old = append(s.old, a)
 		}
 	}
+}
+
+// nodesFor returns the pool of nodes that a Service may have addresses of, or nil.
+func (w *work) nodesFor(s *wish) *pool {
+	list := w.candidates(s)
+	if i := slices.IndexFunc(list, func(p *pool) bool { return p.nodes }); i >= 0 {
+		return list[i]
+	}
+	return nil
 }
 
 // has reports whether a Service has kept an address of a family.

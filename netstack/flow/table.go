@@ -38,8 +38,7 @@ type Entry struct {
 	Orig, Reply packet.Tuple
 	// Backend is the stable identity of the chosen backend, 0 for none.
 	Backend uint64
-	// Via, when not 0, names the peer or the stack to which answers go instead of by route. This package does not
-	// interpret it.
+	// Via is a number of the caller's, which SetVia changes. This package does not interpret it.
 	Via uint64
 	// Kind belongs to the caller. This package does not interpret it.
 	Kind uint8

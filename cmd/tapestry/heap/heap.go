@@ -1,4 +1,5 @@
-// Package heap returns memory that snapshots of the cluster no longer use to the system.
+// Package heap says when memory is collected: not while an agent starts. It returns memory that snapshots of the
+// cluster no longer use to the system.
 package heap
 
 import (

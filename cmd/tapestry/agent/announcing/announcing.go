@@ -189,10 +189,11 @@ func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 		return a.turns, a.links, nil
 	}
 	a.seen = s
-	if turns := s.plan.Turns(s.heard, s.fit); !slices.EqualFunc(turns, a.turns, same) {
+	turns := s.plan.Turns(s.heard, s.fit)
+	if !slices.EqualFunc(turns, a.turns, same) {
 		a.links++
-		a.turns = turns
 	}
+	a.turns = turns
 	return a.turns, a.links, nil
 }
 
