@@ -206,11 +206,11 @@ func (w *work) keep(s *wish) {
 	s.onNodes, s.shared = c != nil && c.Reason == OnNodes, len(portsIn(&s.svc.Status.LoadBalancer)) > 0
 	for _, in := range s.svc.Status.LoadBalancer.Ingress {
 		a, err := netip.ParseAddr(in.IP)
-		if err != nil {
+		if a = a.Unmap(); err != nil || slices.Contains(has, a) { // others may write a status, too
 			continue
 		}
-		has = append(has, a.Unmap())
-		if p := w.poolOf(a.Unmap()); p != nil && p.nodes {
+		has = append(has, a)
+		if p := w.poolOf(a); p != nil && p.nodes {
 			s.onNodes, s.pool = true, cmp.Or(s.pool, p)
 		}
 	}

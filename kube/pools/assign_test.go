@@ -207,6 +207,7 @@ func TestAssign(t *testing.T) {
 		"nodes are down":        {[]string{pool("a", "nodes: {matchLabels: {is: down}}"), had(svc("x", "", "", "192.168.0.3"), pools.OnNodes)}, "x=192.168.0.3!PoolExhausted", "no node that is ready"},
 		"nodes are down, Local": {[]string{pool("a", "nodes: {matchLabels: {is: down}}"), had(svc("x", ", externalTrafficPolicy: Local", "", "192.168.0.3"), pools.OnNodes)}, "x=192.168.0.3!PoolExhausted", "no node that is ready"},
 		"nodes were replaced":   {[]string{pool("a", "nodes: {}"), had(svc("x", "", "", "192.168.0.77", "192.168.0.78"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2", ""},
+		"listed twice":          {[]string{pool("a", "nodes: {}"), had(svc("x", "", "", "192.168.0.1", "192.168.0.1", "::ffff:192.168.0.1"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2", ""},
 		"nodes, asks in vain":   {[]string{pool("a", "nodes: {}"), had(svc("x", ", loadBalancerIP: 192.0.2.9", "", "192.168.0.1", "192.168.0.2"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2!NoPool", "in no AddressPool"},
 		"nodes, no words":       {[]string{pool("a", "nodes: {}"), had(svc("x", "", `, annotations: {tapestry.dev/load-balancer-ips: "192.168.0.1,garbage"}`, "192.168.0.1", "192.168.0.2"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2!BadRequest", "is no address"},
 		"to nodes, in vain": {[]string{a, pool("b", "nodes: {}"), svc("w", "", `, annotations: {tapestry.dev/address-pool: b}`), had(svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`, "192.0.2.1"), pools.Assigned)},
