@@ -14,20 +14,22 @@ import (
 
 // local knows at which nodes Services have endpoints that only nodes with endpoints serve.
 type local struct {
-	nodes  map[netip.Addr]string // by the nodes' addresses
+	// nodes are the names of those that list an address as theirs. Each kubelet writes its own Node's, so an address
+	// may be listed by several.
+	nodes  map[netip.Addr][]string
 	slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
 }
 
 // localOf reads what is needed of a snapshot: nothing where no Service is local.
 func localOf(objs *kube.Objects) *local {
-	l := &local{nodes: map[netip.Addr]string{}, slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
+	l := &local{nodes: map[netip.Addr][]string{}, slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
 	if !slices.ContainsFunc(objs.Services, kube.LocalBalancer) {
 		return l
 	}
 	for _, n := range objs.Nodes {
 		for _, at := range n.Status.Addresses {
 			if a, err := netip.ParseAddr(at.Address); err == nil && at.Type == corev1.NodeInternalIP {
-				l.nodes[a.Unmap()] = n.Name
+				l.nodes[a.Unmap()] = append(l.nodes[a.Unmap()], n.Name)
 			}
 		}
 	}
@@ -54,9 +56,9 @@ func (l *local) points(a *pools.Assignment) (list []netip.Addr, some bool) {
 				continue
 			}
 			all = append(all, addr)
-			if node := l.nodes[addr]; readyOn[node] {
+			if nodes := l.nodes[addr]; slices.ContainsFunc(nodes, func(n string) bool { return readyOn[n] }) {
 				ready = append(ready, addr)
-			} else if endingOn[node] {
+			} else if slices.ContainsFunc(nodes, func(n string) bool { return endingOn[n] }) {
 				ending = append(ending, addr)
 			}
 		}

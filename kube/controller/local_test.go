@@ -173,3 +173,23 @@ func TestLocalLeavesPool(t *testing.T) {
 		t.Errorf("%s, want the address of the node that is left", got)
 	}
 }
+
+// A node that lists another one's address takes no Service from that one, and gives it none.
+func TestLocalWithSharedAddress(t *testing.T) {
+	for _, thief := range []string{"a0", "z9"} { // the list is sorted by name
+		for at, want := range map[string]string{"n1": "192.168.0.1", "n2": "192.168.0.2"} {
+			text := service(", externalTrafficPolicy: Local", "IPv4", "IPv4 "+endpoint(at, "ready: true")) +
+				fmt.Sprintf(`---
+{apiVersion: v1, kind: Node, metadata: {name: %s}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: InternalIP, address: "::ffff:192.168.0.2"}]}}
+`, thief)
+			in, err := codec.Decode("x.yaml", []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, _ := controller.LoadBalancers(in, controller.Options{Default: true, Now: time.Unix(1000, 0)})
+			if got := points(out); got != want {
+				t.Errorf("%s lists the others' addresses, and the endpoint is on %s: %s, want %s", thief, at, got, want)
+			}
+		}
+	}
+}
