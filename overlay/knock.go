@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
-
-	"tapestry.dev/tapestry/overlay/gate"
 )
 
 const (
@@ -30,7 +28,7 @@ type knock struct {
 // initiations and responses for the prober.
 func (m *Mesh) admitDatagram(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
 	pass, answer = m.gate.Admit(msg, from)
-	if pass && gate.Responds(msg) {
+	if pass && m.gate.Responds(msg) {
 		m.noteResponse(from)
 	}
 	if pass && m.gate.Begins(msg) {

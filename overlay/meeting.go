@@ -55,14 +55,18 @@ func (m *Mesh) Meet(limit time.Duration) {
 	}
 }
 
-// noteResponse notes that an answer to a handshake came from an address, and wakes the prober: WireGuard does not tell
-// when there is a session.
+// noteResponse notes that an answer to a handshake came from an address, and tells the prober: WireGuard does not tell
+// when there is a session. Anybody who knows this node's key can send such answers, so they are no reason to look at
+// all peers.
 func (m *Mesh) noteResponse(from netip.AddrPort) {
 	m.answerMu.Lock()
 	defer m.answerMu.Unlock()
 	if from = unmapped(from); len(m.responses) < maxResponses && !slices.Contains(m.responses, from) {
 		m.responses = append(m.responses, from)
-		m.kick()
+		select {
+		case m.responded <- struct{}{}:
+		default:
+		}
 	}
 }
 

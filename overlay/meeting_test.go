@@ -83,8 +83,12 @@ func TestResumes(t *testing.T) {
 		}
 	}
 
-	response := make([]byte, device.MessageResponseSize)
-	response[0] = 2
+	strangers := make([]byte, device.MessageResponseSize)
+	strangers[0] = device.MessageResponseType
+	response := bytes.Clone(strangers)
+	var to device.CookieGenerator
+	to.Init(device.NoisePublicKey(a.own))
+	to.AddMacs(response)
 	for _, c := range []struct {
 		what  string
 		begun bool
@@ -94,13 +98,59 @@ func TestResumes(t *testing.T) {
 		{"a response", true, response, true},
 		{"a response to nothing", false, response, false},
 		{"no response", true, response[1:], false},
+		{"a response of who does not know this node", true, strangers, false},
 	} {
+		for len(a.wakeProber) > 0 {
+			<-a.wakeProber
+		}
 		p := &peer{key: key}
 		p.shake.active = c.begun
 		a.admitDatagram(c.msg, cfg.Endpoint)
 		a.takeResponses(newTable([]*peer{p}, []Peer{cfg}), now)
 		if got := !p.soon.IsZero(); got != c.soon {
 			t.Errorf("%s: a session is expected: %v", c.what, got)
+		}
+		if len(a.wakeProber) > 0 {
+			t.Errorf("%s: all peers are looked at", c.what)
+		}
+	}
+}
+
+// Answers to handshakes are seen to at once, and all peers are looked at no more often for them.
+func TestRhythm(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(1000, 0).Add(time.Duration(ms) * time.Millisecond) }
+	r := rhythm{due: at(0)}
+	for _, step := range []struct {
+		ms          int
+		woken, soon bool
+		busy        bool // what the look finds
+		looks       bool
+		wait        int
+	}{
+		{0, false, false, false, true, 125},    // the first
+		{1, false, false, false, false, 124},   // an answer that nobody has waited for
+		{60, false, false, false, false, 65},   // another one
+		{61, true, false, false, true, 125},    // something else wakes the prober
+		{186, false, false, true, true, 50},    // it is due
+		{200, false, true, false, false, 2},    // an answer is being handled
+		{202, true, true, false, false, 2},     // meanwhile something wakes the prober
+		{203, false, true, false, false, 2},    // still
+		{205, false, false, false, true, 125},  // it was handled
+		{210, false, true, false, false, 2},    // another one
+		{212, false, false, true, true, 50},    // it was handled
+		{220, false, true, false, false, 2},    // one that takes long
+		{261, false, true, false, false, 1},    // it will be due first
+		{262, false, true, true, true, 2},      // it is due
+		{290, false, false, false, true, 125},  // it was handled
+		{291, false, false, false, false, 124}, // nothing
+	} {
+		r.woken = r.woken || step.woken
+		looks := r.looks(at(step.ms), step.soon)
+		if looks {
+			r.looked(at(step.ms), step.busy)
+		}
+		if wait := r.wait(at(step.ms)); looks != step.looks || wait != time.Duration(step.wait)*time.Millisecond {
+			t.Errorf("at %d ms: looks %v, then waits %s, want %v and %d ms", step.ms, looks, wait, step.looks, step.wait)
 		}
 	}
 }

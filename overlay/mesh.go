@@ -100,6 +100,7 @@ type Mesh struct {
 	answers    []answer
 	knocks     []knock
 	responses  []netip.AddrPort
+	responded  chan struct{} // there are responses
 	wakeProber chan struct{}
 	stop       chan struct{}
 	done       sync.WaitGroup
@@ -127,7 +128,7 @@ func New(o Options) (*Mesh, error) {
 	}
 	m := &Mesh{
 		o: o, log: cmp.Or(o.Logger, slog.Default()), begun: time.Now(), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
-		applied: make(map[PublicKey]Peer), met: newMeeting(), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
+		applied: make(map[PublicKey]Peer), met: newMeeting(), wakeProber: make(chan struct{}, 1), responded: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for _, a := range o.StackAddrs {
 		m.stackAddrs = append(m.stackAddrs, packet.AddrFrom(a))

@@ -60,28 +60,53 @@ func (m *Mesh) probe() {
 	defer m.done.Done()
 	timer := time.NewTimer(lookIdle)
 	defer timer.Stop()
-	due := time.Now() // of the next look at all peers, unless something wakes the prober
+	r := rhythm{due: time.Now()}
 	for {
 		select {
 		case <-m.stop:
 			return
 		case <-m.wakeProber:
+			r.woken = true
+		case <-m.responded:
 		case <-timer.C:
 		}
 		now := time.Now()
-		soon := m.lookForSessions(now)
-		if !soon || !now.Before(due) {
-			due = now.Add(lookIdle)
-			if m.look(now) {
-				due = now.Add(lookBusy)
-			}
+		if r.looks(now, m.lookForSessions(now)) {
+			r.looked(now, m.look(now))
 		}
-		if wait := due.Sub(now); soon {
-			timer.Reset(min(wait, lookSoon))
-		} else {
-			timer.Reset(wait)
-		}
+		timer.Reset(r.wait(now))
 	}
+}
+
+// rhythm says when the prober looks at all peers: when that is due, and before when something wakes it.
+type rhythm struct {
+	due   time.Time
+	woken bool
+	soon  bool // an answer to a handshake is being handled
+}
+
+// looks reports whether to look now. soon says whether an answer to a handshake is being handled: a look that is not
+// due waits until it was.
+func (r *rhythm) looks(now time.Time, soon bool) bool {
+	handled := r.soon && !soon
+	r.woken, r.soon = r.woken || handled, soon
+	return !now.Before(r.due) || r.woken && !soon
+}
+
+// looked notes a look at now, and whether it has found something under way.
+func (r *rhythm) looked(now time.Time, busy bool) {
+	r.woken, r.due = false, now.Add(lookIdle)
+	if busy {
+		r.due = now.Add(lookBusy)
+	}
+}
+
+// wait returns how long nothing is to be done from now on, unless something comes.
+func (r *rhythm) wait(now time.Time) time.Duration {
+	if wait := r.due.Sub(now); !r.soon || wait < lookSoon {
+		return wait
+	}
+	return lookSoon
 }
 
 // look goes over all peers; it reports whether something is under way.

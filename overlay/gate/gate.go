@@ -103,9 +103,10 @@ func (g *Gate) Begins(msg []byte) bool {
 	return len(msg) == device.MessageInitiationSize && msg[0] == initiationMessage && g.checker.CheckMAC1(msg)
 }
 
-// Responds reports whether a message looks like the answer to a handshake that this node began.
-func Responds(msg []byte) bool {
-	return len(msg) == device.MessageResponseSize && msg[0] == responseMessage
+// Responds reports whether a message that was admitted looks like the answer to a handshake that this node began, as
+// far as can be told without computing it.
+func (g *Gate) Responds(msg []byte) bool {
+	return len(msg) == device.MessageResponseSize && msg[0] == responseMessage && g.checker.CheckMAC1(msg)
 }
 
 // Stats counts handshake messages since New.
