@@ -4,28 +4,44 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"tapestry.dev/tapestry/share"
 )
 
-// mostEarly bounds the bytes that early keeps: what a few thousand connections say in the time of a start.
-const mostEarly = 4 << 20
+const (
+	// mostEarly bounds the bytes that early keeps: what a few thousand connections say in the time of a start.
+	mostEarly = 4 << 20
+	// earlyCost is charged for a packet besides its bytes: what a small object and its slice take.
+	earlyCost = 64
+	// earlyBatch is how many packets are delivered at once, as many as WireGuard brings.
+	earlyBatch = 128
+)
 
 // early keeps what other nodes send while this one starts. Sessions with them are made first, so that nothing more is
-// lost; but what they say in connections of the Node before is heard only when these go on.
+// lost; but what they say in connections of the Node before is heard only when these go on. The room is shared out
+// among the peers: one that says less than others loses nothing to them.
 type early struct {
 	to func(peer uint64, packets [][]byte)
 
 	over atomic.Bool // set once, under mu
 
-	mu    sync.Mutex // guards what follows, and is held while it is delivered
-	kept  []batch
-	bytes int
+	mu     sync.Mutex // guards what follows, and is held while it is delivered
+	kept   []*earlyAccount
+	byPeer map[uint64]*earlyAccount
+	most   share.Ranking[said]
+	bytes  int // as charged, of all peers
 }
 
-// batch is what came from one peer at once.
-type batch struct {
+// said is what one peer has said, in that order.
+type said struct {
 	peer    uint64
 	packets [][]byte
 }
+
+// earlyAccount is charged in bytes.
+type earlyAccount = share.Account[said]
+
+func costOf(p []byte) int { return len(p) + earlyCost }
 
 // take delivers packets, or copies them and keeps them until end. Those for which there is no room are lost, as all are
 // that come to a node without an agent. One goroutine at a time calls it for a peer.
@@ -42,27 +58,61 @@ func (e *early) keep(peer uint64, packets [][]byte) bool {
 	if e.over.Load() {
 		return false
 	}
-	b := batch{peer: peer}
+	a := e.account(peer)
 	for _, p := range packets {
-		if e.bytes+len(p) > mostEarly {
-			break
+		if !e.makeRoom(a, costOf(p)) {
+			break // what comes after a gap is of less use than what others say
 		}
-		e.bytes += len(p)
-		b.packets = append(b.packets, slices.Clone(p))
-	}
-	if len(b.packets) > 0 {
-		e.kept = append(e.kept, b)
+		e.charge(a, costOf(p))
+		a.Of.packets = append(a.Of.packets, slices.Clone(p))
 	}
 	return true
 }
 
-// end delivers what was kept, in the order in which it came. From then on nothing is kept.
+func (e *early) account(peer uint64) *earlyAccount {
+	a := e.byPeer[peer]
+	if a == nil {
+		if e.byPeer == nil {
+			e.byPeer = map[uint64]*earlyAccount{}
+		}
+		a = &earlyAccount{Of: said{peer: peer}}
+		e.byPeer[peer] = a
+		e.kept = append(e.kept, a)
+		e.most.Add(a)
+	}
+	return a
+}
+
+// makeRoom reports whether there is room for a packet of a peer. Where there is none, the peers that have said the most
+// lose what they have said last, as long as that makes shares more equal.
+func (e *early) makeRoom(a *earlyAccount, cost int) bool {
+	for e.bytes+cost > mostEarly {
+		b := e.most.Most()
+		if b.Charge() <= a.Charge()+cost {
+			return false
+		}
+		last := len(b.Of.packets) - 1
+		e.charge(b, -costOf(b.Of.packets[last]))
+		b.Of.packets[last] = nil
+		b.Of.packets = b.Of.packets[:last]
+	}
+	return true
+}
+
+func (e *early) charge(a *earlyAccount, cost int) {
+	e.bytes += cost
+	e.most.Set(a, a.Charge()+cost)
+}
+
+// end delivers what was kept, of each peer in the order in which it came. From then on nothing is kept.
 func (e *early) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, b := range e.kept {
-		e.to(b.peer, b.packets)
+	for _, a := range e.kept {
+		for some := range slices.Chunk(a.Of.packets, earlyBatch) {
+			e.to(a.Of.peer, some)
+		}
 	}
-	e.kept = nil
+	e.kept, e.byPeer, e.most = nil, nil, share.Ranking[said]{}
 	e.over.Store(true)
 }

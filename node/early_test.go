@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"testing"
@@ -53,22 +54,64 @@ func TestEarly(t *testing.T) {
 
 // What does not fit is lost, and the rest is whole.
 func TestEarlyIsBounded(t *testing.T) {
-	bytesHeard := 0
-	e := early{to: func(_ uint64, packets [][]byte) {
+	for _, size := range []int{1, 1400} {
+		n := 0
+		e := early{to: func(_ uint64, packets [][]byte) {
+			for _, p := range packets {
+				if n += len(p); len(p) != size {
+					t.Fatalf("a packet of %d bytes", len(p))
+				}
+			}
+		}}
+		packet := bytes.Repeat([]byte{1}, size)
+		fit := mostEarly / (size + earlyCost)
+		for range fit + 100 {
+			e.take(1, [][]byte{packet})
+		}
+		e.end()
+		if n != fit*size {
+			t.Errorf("%d bytes are delivered, want %d", n, fit*size)
+		}
+		e.take(1, [][]byte{packet})
+		if n != (fit+1)*size {
+			t.Errorf("%d bytes are delivered in the end, want %d", n, (fit+1)*size)
+		}
+	}
+}
+
+// Peers that say more than there is room for leave others room, and each is heard from its beginning.
+func TestEarlyIsSharedOut(t *testing.T) {
+	heard := map[uint64][]int{}
+	e := early{to: func(peer uint64, packets [][]byte) {
 		for _, p := range packets {
-			bytesHeard += len(p)
+			heard[peer] = append(heard[peer], int(binary.BigEndian.Uint32(p)))
 		}
 	}}
-	packet := bytes.Repeat([]byte{1}, 1400)
-	for range mostEarly/len(packet) + 100 {
-		e.take(1, [][]byte{packet})
+	say := func(peer uint64, from, to, size int) {
+		for i := from; i < to; i++ {
+			p := make([]byte, size)
+			binary.BigEndian.PutUint32(p, uint32(i))
+			e.take(peer, [][]byte{p})
+		}
+	}
+	fit := mostEarly / (1400 + earlyCost)
+	say(1, 0, 2*fit, 1400)
+	say(2, 0, fit/10, 1400)
+	say(3, 0, 2*fit, 1400)
+	say(1, 2*fit, 3*fit, 1400)
+	say(4, 0, 5, 40)
+	if e.bytes > mostEarly {
+		t.Errorf("%d bytes are kept", e.bytes)
 	}
 	e.end()
-	if want := mostEarly / len(packet) * len(packet); bytesHeard != want {
-		t.Errorf("%d bytes are delivered, want %d", bytesHeard, want)
-	}
-	e.take(1, [][]byte{packet})
-	if want := (mostEarly/len(packet) + 1) * len(packet); bytesHeard != want {
-		t.Errorf("%d bytes are delivered in the end, want %d", bytesHeard, want)
+	for peer, want := range map[uint64]int{1: fit * 45 / 100, 2: fit / 10, 3: fit * 45 / 100, 4: 5} {
+		for i, number := range heard[peer] {
+			if number != i {
+				t.Fatalf("packet %d of peer %d is %d", i, peer, number)
+			}
+		}
+		if n := len(heard[peer]); n < want-2 || n > want+2 {
+			t.Errorf("%d packets of peer %d are heard, want %d", n, peer, want)
+		}
 	}
 }
