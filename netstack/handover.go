@@ -23,45 +23,46 @@ func noticed(p *packet.Packet) flow.State {
 }
 
 // handOver is handover.Options.Tell.
-func (p *Path) handOver(orig *packet.Tuple) {
+func (p *Path) handOver(orig *packet.Tuple) (told bool) {
 	s, att := p.snapshot.Load(), p.attachments.table.Load().byAddr[orig.Src]
 	if s == nil || att == nil {
-		return
+		return false
 	}
 	w := p.workers.get()
 	defer p.workers.put(w)
-	w.handOver(s, &journey{packet: &w.latePacket, origin: origin{from: att}, orig: *orig})
+	return w.handOver(s, &journey{packet: &w.latePacket, origin: origin{from: att}, orig: *orig})
 }
 
-// handOver takes the journey's flow to its gateway. A flow whose address has no gateway now stays as it is: there may
-// be one again before its pod sends something.
-func (w *worker) handOver(s *snapshot, j *journey) {
+// handOver takes the journey's flow to its gateway, and reports whether it has told that of it. A flow whose address has
+// no gateway now stays as it is: there may be one again before its pod sends something.
+func (w *worker) handOver(s *snapshot, j *journey) bool {
 	if !w.path.flows.Peek(&j.orig, &j.hit) || j.hit.Dir != flow.Original || j.hit.To.Space == 0 || !handover.Waits(j.hit.State) {
-		return
+		return false
 	}
 	j.notice = j.hit.State
 	e := w.exitOf(s, j, &j.hit.To)
 	if e.Way != exit.HostTAP && e.Way != exit.ToPeer || e.Src != j.hit.To.Src {
-		return
+		return false
 	}
 	if _, _, ok := w.by(s, &e, &j.hit.To); !ok {
-		return
+		return false
 	}
 	told := w.putNotice(j)
 	if !w.stands(s, j) {
 		if done, ok := w.enter(s, j, w.kept); !done || !ok {
-			return
+			return false
 		}
 		if w.path.observer != nil {
 			w.tell(s, j)
 		}
 	}
 	if !told || j.via == viaHost {
-		return // what is here needs no telling
+		return false // what is here needs no telling
 	}
 	_ = w.translate(s, j) && w.forward(s, j)
 	w.carry(s, j)
 	w.count(j.verdict, j.reason)
+	return true
 }
 
 // putNotice makes the journey's packet a notice of its flow, as the pod would send it. It returns false when there is

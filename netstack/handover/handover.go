@@ -11,9 +11,11 @@
 //
 // # Shares
 //
-// Flows are told at 10,000 a second at most. The owners of flows take turns, so a pod with many flows keeps others
-// waiting for no longer than it takes to tell as many of theirs. Flows that neither end has anything to say about, such
-// as closed ones, are left out.
+// Flows are told at 10,000 a second at most, and those that are only moved, since there is no notice of their protocol
+// or this node is the gateway, count as a tenth of one. The owners of flows take turns, so a pod with many flows keeps
+// others waiting for no longer than it takes to tell as many of theirs. Nor does it take the repetitions from them: what
+// was told first is repeated while the rest is still told (rounds). Flows that neither end has anything to say about,
+// such as closed ones, are left out.
 package handover
 
 import (
@@ -27,23 +29,15 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-const (
-	// again is the time between two rounds of the flows of an address, and settled is how long after a change of its
-	// gateway the last round begins. Gateways change by beats, eight of which come in a second.
-	again, settled = 250 * time.Millisecond, 2 * time.Second
-	// burst is how many flows are told at once, and pause is the time from one burst to the next.
-	burst, pause = 100, 10 * time.Millisecond
-)
-
 // Options says what a Handover works on. All are required.
 type Options struct {
 	Flows *flow.Table
 	// Exits returns how pods leave now; nil while nothing leaves as a packet.
 	Exits func() *exit.Table
-	// Tell moves the flow with the original tuple orig to its gateway if it is another one's, and tells that of it.
-	// Where there is no such flow any more, or it does not wait or has no gateway now, it does nothing. orig is
-	// borrowed.
-	Tell func(orig *packet.Tuple)
+	// Tell moves the flow with the original tuple orig to its gateway if it is another one's, and tells that of it. It
+	// reports whether it has told something. Where there is no such flow any more, or it does not wait or has no gateway
+	// now, it does nothing. orig is borrowed.
+	Tell func(orig *packet.Tuple) bool
 	// Now is a monotonic clock.
 	Now func() time.Time
 }
@@ -69,54 +63,53 @@ func (h *Handover) Changed() {
 // first are handed over as well: the process before may have died amid of it.
 func (h *Handover) Run(ctx context.Context) {
 	var known *exit.Table
-	since := map[packet.Addr]time.Time{} // by address: when its gateway changed
+	var wait <-chan time.Time // until there is something to tell; nil while there is not
+	r, over := rounds{since: map[packet.Addr]time.Time{}}, true
 	h.Changed()
 	for {
-		var next <-chan time.Time
-		if len(since) > 0 {
-			next = time.After(again)
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-h.changed:
-		case <-next:
-		}
-		now, table := h.o.Now(), h.o.Exits()
-		for _, a := range table.Moved(known) {
-			since[a] = now
-		}
-		known = table
-		h.round(ctx, since)
-		for a, at := range since {
-			if now.Sub(at) >= settled {
-				delete(since, a)
+			now, table := h.o.Now(), h.o.Exits()
+			moved := table.Moved(known)
+			known = table
+			if len(moved) == 0 {
+				continue
 			}
+			for _, a := range moved {
+				r.since[a] = now
+			}
+			r.begin(h.flows(r.since), now)
+		case <-wait:
+			if over {
+				r.anew(h.o.Now())
+			}
+		}
+		wait = nil
+		if over = !h.burst(&r); !over {
+			wait = time.After(pause)
+		} else if d, more := r.over(h.o.Now()); more {
+			wait = time.After(d)
 		}
 	}
 }
 
-// round tells all flows of the addresses once.
-func (h *Handover) round(ctx context.Context, since map[packet.Addr]time.Time) {
-	if len(since) == 0 {
-		return
-	}
-	for i, f := range h.flows(since) {
-		if i%burst == burst-1 {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
+// burst tells as many flows as may be told at once, and reports whether the round has more of them.
+func (h *Handover) burst(r *rounds) bool {
+	for cost := 0; cost < burstCost; {
+		f := r.next()
+		if f == nil {
+			return false
 		}
-		h.o.Tell(&f.orig)
+		c := moveCost
+		if h.o.Tell(&f.orig) {
+			c = noticeCost
+		}
+		r.spend(c)
+		cost += c
 	}
-}
-
-// told is a flow that is told.
-type told struct {
-	orig packet.Tuple
-	nth  uint32 // of its owner
+	return true
 }
 
 // flows returns the flows of the addresses, the first of each owner before the second of any.

@@ -50,18 +50,22 @@ func (f *flows) take(exits *exit.Table) (told []uint16, at []time.Time) {
 func newFlows(t *testing.T) *flows {
 	f := &flows{t: t, exits: table(here)}
 	var err error
-	if f.table, err = flow.Open(make([]byte, flow.Size(4096)), flow.Options{Clock: func() uint32 { return 1000 }}); err != nil {
+	if f.table, err = flow.Open(make([]byte, flow.Size(1<<15)), flow.Options{Clock: func() uint32 { return 1000 }}); err != nil {
 		t.Fatal(err)
 	}
 	return f
 }
 
-// add adds a flow from a port that leaves from src, in a state, and begins in a space.
+// add adds a flow from a port that leaves from src, in a state, and begins in a space. It is one of TCP unless the
+// state is Other.
 func (f *flows) add(port uint16, owner uint64, src netip.Addr, state flow.State, space uint32) {
 	f.t.Helper()
 	orig := packet.Tuple{
 		Src: packet.AddrFrom(netip.MustParseAddr("10.244.1.10")), Dst: packet.AddrFrom(netip.MustParseAddr("198.51.100.1")),
 		SrcPort: port, DstPort: 443, Proto: packet.TCP, Space: space,
+	}
+	if state == flow.Other {
+		orig.Proto = 253 // for experiments (RFC 3692)
 	}
 	reply := orig.Reverse()
 	reply.Dst, reply.Space = packet.AddrFrom(src), 1
@@ -78,10 +82,11 @@ func (f *flows) run(ctx context.Context) *Handover {
 			defer f.mu.Unlock()
 			return f.exits
 		},
-		Tell: func(orig *packet.Tuple) {
+		Tell: func(orig *packet.Tuple) bool {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.told, f.at = append(f.told, orig.SrcPort), append(f.at, time.Now())
+			return orig.Proto == packet.TCP
 		},
 	})
 	go h.Run(ctx)
@@ -143,6 +148,87 @@ func TestShares(t *testing.T) {
 		}
 		if took := at[1001].Sub(at[0]); took != 10*pause {
 			t.Errorf("1002 flows were told in %s, want %s", took, 10*pause)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// timesOf returns when a port was told, since the first of all.
+func timesOf(port uint16, told []uint16, at []time.Time) (list []time.Duration) {
+	for i, p := range told {
+		if p == port {
+			list = append(list, at[i].Sub(at[0]))
+		}
+	}
+	return list
+}
+
+// A pod with very many flows does not take the repetitions from others, nor the first word when another address moves
+// meanwhile, and all of its own are told, too.
+func TestHog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many, one, other = 30000, 40000, 40001
+		f := newFlows(t)
+		for port := range uint16(many) {
+			f.add(port, 3, ours, flow.Established, 0)
+		}
+		f.add(one, 4, ours, flow.Established, 0)
+		f.add(other, 5, theirs, flow.Established, 0)
+		f.exits = exit.New(exit.Config{Pods: exit.Pods{Addresses: []netip.Addr{ours, theirs}}, Gateways: map[netip.Addr]exit.Gateway{ours: there}})
+		ctx, cancel := context.WithCancel(t.Context())
+		h := f.run(ctx)
+		time.Sleep(1105 * time.Millisecond)
+		synctest.Wait()
+		f.mu.Lock()
+		f.exits = table(there)
+		f.mu.Unlock()
+		h.Changed()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		told, at := f.take(nil)
+		if first := timesOf(other, told, at); len(first) < 9 || first[0] != 1105*time.Millisecond {
+			t.Errorf("the flow of the address that moves later is told after %v", first)
+		}
+		times := timesOf(one, told, at)
+		for i, at := range times[:min(9, len(times))] {
+			if late := at - time.Duration(i)*again; late > pause {
+				t.Errorf("repetition %d of the flow of the pod with one comes after %s", i, at)
+			}
+		}
+		if last := times[len(times)-1]; len(times) < 10 || last < 1105*time.Millisecond+settled {
+			t.Errorf("the flow of the pod with one is told after %v", times)
+		}
+		count := map[uint16]int{}
+		for _, port := range told {
+			count[port]++
+		}
+		for port := range uint16(many) {
+			if count[port] == 0 {
+				t.Fatalf("flow %d of the pod with many is not told", port)
+			}
+		}
+		if rate := float64(len(told)) / at[len(at)-1].Sub(at[0]).Seconds(); rate > 10500 {
+			t.Errorf("%.0f flows are told in a second", rate)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// Flows of which there is nothing to tell are moved ten times as fast.
+func TestSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlows(t)
+		for port := range uint16(20000) {
+			f.add(port, 3, ours, flow.Other, 0)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		f.run(ctx)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if _, at := f.take(nil); at[19999].Sub(at[0]) > 200*time.Millisecond {
+			t.Errorf("20,000 flows are moved in %s", at[19999].Sub(at[0]))
 		}
 		cancel()
 		synctest.Wait()
