@@ -97,21 +97,37 @@ func (w *worker) waits(s *snapshot, j *journey) judgement {
 		w.forget(j)
 		j.refuse(cut, BackendGone)
 		return ended
+	case !s.mayAccept(j):
+		if !att.knocks.Refuse(&j.orig, w.syn.Seq(), j.hit.Backend, &w.syn) || !w.findsAnother(j, att) {
+			w.giveUp(j, att)
+			j.drop(BackendGone)
+		}
+		return ended
 	}
 	w.other = packet.Choice{Kind: packet.Picked, Backend: j.hit.Backend, To: packet.Endpoint{Addr: j.hit.To.Dst, Port: j.hit.To.DstPort}}
 	j.drop(Retried) // carry sends the SYN
 	return ended
 }
 
+// mayAccept reports whether the backend of the journey's flow may still accept the connection that it is asked to take
+// over. What another node says of a SYN to one that is gone there is about a connection that the client has, and which
+// the client does not give up for that (RFC 5461).
+func (s *snapshot) mayAccept(j *journey) bool {
+	state := s.balancer.Backend(j.hit.Backend, j.hit.To.Dst)
+	return state == packet.BackendReady || state == packet.BackendServing
+}
+
 // enterAnew is enter for a SYN that moves a connection whose tuple has a flow. That is the SYN's own flow if it was
 // sent before. If not, something that the client sent has begun it, after the flow of the connection had ended and
-// before this one could begin: it was led where nobody knows the connection, and its flow goes.
+// before this one could begin: it was led where nobody knows the connection, and its flow goes. Nothing is done
+// when the other backend has taken the connection over meanwhile.
 func (w *worker) enterAnew(s *snapshot, j *journey, att *Attachment) (done, ok bool) {
 	if !att.knocks.Asked(&j.orig, &w.syn) || !w.path.flows.Peek(&j.orig, &j.hit) {
 		return false, false
 	}
-	if j.hit.Kind&TakenOver != 0 && j.hit.Via == viaRoute {
-		return true, true
+	if j.hit.Kind&TakenOver != 0 {
+		moving := j.hit.Via == viaRoute
+		return moving, moving
 	}
 	w.forget(j)
 	return w.enter(s, j, w.other)

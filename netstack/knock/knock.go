@@ -64,6 +64,9 @@ func (s *SYN) AckedBy(seg packet.Segment) bool {
 	return seg.Flags&packet.ACK != 0 && seg.Ack == s.seq+1
 }
 
+// Seq returns its sequence number.
+func (s *SYN) Seq() uint32 { return s.seq }
+
 // Next returns the sequence number that the client, which has its connection already, expects of its server.
 func (s *SYN) Next() uint32 { return s.terms.Seq + 1 }
 
