@@ -47,6 +47,9 @@ func (w *worker) handOver(s *snapshot, j *journey) bool {
 	if _, _, ok := w.by(s, &e, &j.hit.To); !ok {
 		return false
 	}
+	if j.hit.Kind&TakenOver != 0 && !j.takeShift() {
+		return false
+	}
 	told := w.putNotice(j)
 	if !w.stands(s, j) {
 		if done, ok := w.enter(s, j, w.kept); !done || !ok {

@@ -33,7 +33,7 @@ type journey struct {
 	via  uint64
 	rule uint64 // of the Policy's ruling, if it was asked
 	// moved is set when the packet's flow ended because it leaves by another node now, from the same address. The flow
-	// that it begins instead was paid for, and keeps port, which the server knows, and the backend (worker.kept).
+	// that it begins instead was paid for, and keeps port, which the server knows, the backend (worker.kept), and shift.
 	moved bool
 	port  uint16
 	takes bool        // the packet is a SYN for a backend that is to take its connection over

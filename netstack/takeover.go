@@ -44,8 +44,7 @@ func (w *worker) accepts(s *snapshot, j *journey) {
 
 // takenOver sees to a packet of a flow that was taken over, or is about to be.
 func (w *worker) takenOver(s *snapshot, j *journey) judgement {
-	if j.hit.Via != viaRoute {
-		j.shift, j.hit.Via = shiftOf(j.hit.Via), viaRoute
+	if j.takeShift() {
 		return goOn
 	}
 	if j.hit.Dir == flow.Original {
@@ -80,6 +79,16 @@ func (w *worker) takenOver(s *snapshot, j *journey) judgement {
 	w.giveUp(j, att)
 	j.refuse(cut, BackendGone)
 	return ended
+}
+
+// takeShift takes the shift of a flow that was taken over out of j.hit, and returns false while the other backend has not
+// accepted.
+func (j *journey) takeShift() bool {
+	if j.hit.Via == viaRoute {
+		return false
+	}
+	j.shift, j.hit.Via = shiftOf(j.hit.Via), viaRoute
+	return true
 }
 
 // waits sees to what a client sends while another backend is asked to take its connection over.
@@ -119,15 +128,20 @@ func (s *snapshot) mayAccept(j *journey) bool {
 
 // enterAnew is enter for a SYN that moves a connection whose tuple has a flow. That is the SYN's own flow if it was
 // sent before. If not, something that the client sent has begun it, after the flow of the connection had ended and
-// before this one could begin: it was led where nobody knows the connection, and its flow goes. Nothing is done
-// when the other backend has taken the connection over meanwhile.
+// before this one could begin: it was led where nobody knows the connection, and its flow goes. So does the SYN's
+// own when that leaves by another node now. Nothing is done when the other backend has taken the connection over
+// meanwhile.
 func (w *worker) enterAnew(s *snapshot, j *journey, att *Attachment) (done, ok bool) {
 	if !att.knocks.Asked(&j.orig, &w.syn) || !w.path.flows.Peek(&j.orig, &j.hit) {
 		return false, false
 	}
 	if j.hit.Kind&TakenOver != 0 {
-		moving := j.hit.Via == viaRoute
-		return moving, moving
+		if j.hit.Via != viaRoute {
+			return false, false
+		}
+		if j.hit.To.Space == 0 || w.leads(s, j) {
+			return true, true
+		}
 	}
 	w.forget(j)
 	return w.enter(s, j, w.other)

@@ -52,7 +52,11 @@ func (w *world) hears(where, want string) {
 		w.until(func() bool { return len(w.link.Sent()) > 0 })
 		s := <-w.link.Sent()
 		got = w.describeSent(s)
-		p.ParseIP(s.Packets[0])
+		ip := s.Packets[0]
+		if s.Via != nil {
+			ip, _, _ = packet.Decap(ip)
+		}
+		p.ParseIP(ip)
 	} else {
 		w.parsed(where, &p)
 		got = describe(w.t, &p)

@@ -73,20 +73,27 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 
 // enter enters the packet's flow, which goes as chosen, into the flow table. It returns the same as begin.
 func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok bool) {
+	by := j.shift
 	if !w.choose(s, j, chosen) {
 		return true, false
 	}
-	p, h := j.packet, &j.hit
-	if j.takes {
+	p, h, seg := j.packet, &j.hit, j.packet.Segment()
+	via := h.Via
+	switch {
+	case j.takes:
 		h.Kind |= TakenOver
+	case j.moved && by != packet.Shift{}:
+		h.Kind |= TakenOver
+		j.shift, via = by, viaOf(by)
+		seg.Ack -= by.Seq // the table knows the backend's numbers
 	}
 	if p.TCPFlags&packet.RST != 0 && h.Backend == 0 && h.Via == viaRoute {
 		return true, true // a stray reset begins nothing, and is not translated
 	}
 	e := flow.Entry{
-		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Kind: h.Kind, Owner: s.owner(j),
+		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: via, Kind: h.Kind, Owner: s.owner(j),
 		Counts:  [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
-		Segment: p.Segment(), Begins: j.notice, Checked: s.generation,
+		Segment: seg, Begins: j.notice, Checked: s.generation,
 	}
 	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:
@@ -104,6 +111,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 		}
 		return true, j.refuse(noHost, NoSourcePort)
 	}
+	j.shift = packet.Shift{} // that of the other goroutine's flow counts
 	return false, false
 }
 
