@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/test/await"
@@ -201,6 +202,48 @@ func TestEgressFailoverPort(t *testing.T) {
 	w.exchange(exchange{"b", segment("10.244.1.11:1000", server, packet.ACK), "link", encapOut + fmt.Sprintf("tcp 203.0.113.50:%d > %s A", port, server)})
 	w.exchange(exchange{"a", segment("10.244.1.10:1000", server, packet.ACK), "link", encapOut + "tcp 203.0.113.50:1000 > " + server + " A"})
 	w.exchange(exchange{"node-2 encap", segment(server, fmt.Sprintf("203.0.113.50:%d", port), packet.ACK), "b", "tcp " + server + " > 10.244.1.11:1000 A"})
+}
+
+// A pod whose echoes had to get another number, since a pod with the same address has theirs, keeps that number.
+func TestEgressFailoverPing(t *testing.T) {
+	there := exit.Gateway{Peer: node2}
+	w := newEgressWorld(t)
+	to := func(g exit.Gateway) {
+		c := egressConfig(g, there)
+		c.Pods.Addrs["b"] = c.Pods.Addrs["a"]
+		w.path.SetExits(exit.New(c))
+	}
+	const server, server6 = "198.51.100.1", "2001:db8:c::1"
+	for _, c := range []struct {
+		a, b, server, egress string
+		asks, answers        uint8
+	}{{"10.244.1.10", "10.244.1.11", server, egress, 8, 0}, {"fd00:10:244:1::10", "fd00:10:244:1::11", server6, egress6, 128, 129}} {
+		to(exit.Gateway{Here: true})
+		ping := func(src, dst string, id uint16, kind uint8) netstacktest.Spec {
+			s := echo("1.2.3.4:0", "1.2.3.4:0", kind)
+			s.Src, s.Dst = netip.AddrPortFrom(netip.MustParseAddr(src), id), netip.AddrPortFrom(netip.MustParseAddr(dst), 0)
+			if s.Src.Addr().Is6() {
+				s.Proto = packet.ICMPv6
+			}
+			return s
+		}
+		w.exchange(exchange{"a", ping(c.a, c.server, 7, c.asks), "host", fmt.Sprintf("icmp %d %s > %s id 7", c.asks, c.egress, c.server)})
+		w.from("b", ping(c.b, c.server, 7, c.asks))
+		id := w.portTo("host", netip.AddrPortFrom(netip.MustParseAddr(c.server), 0).String())
+		if id == 7 {
+			t.Fatal("two pods have the same number")
+		}
+		for _, move := range []struct {
+			gateway   exit.Gateway
+			by, where string
+			sent      string
+		}{{there, "link", "node-2 encap", encapOut}, {exit.Gateway{Here: true}, "host", "host", ""}} {
+			to(move.gateway)
+			w.exchange(exchange{"b", ping(c.b, c.server, 7, c.asks), move.by, move.sent + fmt.Sprintf("icmp %d %s > %s id %d", c.asks, c.egress, c.server, id)})
+			w.exchange(exchange{move.where, ping(c.server, c.egress, id, c.answers), "b", fmt.Sprintf("icmp %d %s > %s id 7", c.answers, c.server, c.b)})
+		}
+	}
+	w.silent()
 }
 
 // The next agent of a node has the flows, and does not know the gateways yet. Known connections go on by the ways that

@@ -70,7 +70,9 @@ func (w *worker) leave(s *snapshot, j *journey) bool {
 	}
 	to.Src, to.Space, j.via = e.Src, space, via
 	if j.moved {
-		to.SrcPort = j.port
+		if to.SrcPort = j.port; to.Proto == packet.ICMPv4 || to.Proto == packet.ICMPv6 {
+			to.DstPort = j.port // an echo has one number for both
+		}
 	}
 	return true
 }

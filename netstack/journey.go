@@ -25,9 +25,12 @@ type journey struct {
 	// See answersAs.
 	as  *packet.Addr
 	mtu int32 // with ToLink and tooBig: the largest IP packet in bytes that fits there
-	// shift is between the numbers of the flow's backend and those that its client knows; see TakenOver.
-	shift packet.Shift
-	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To.
+	// shift is between the numbers of the flow's backend and those that its client knows; see TakenOver. shifted is set
+	// when the packet has become that of the other end by it.
+	shift   packet.Shift
+	shifted bool
+	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To. It is also set while
+	// there is a shift.
 	hit flow.Hit
 	// via says where the flow sends the packet when its destination address does not, as flow.Entry.Via.
 	via  uint64

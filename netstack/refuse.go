@@ -75,7 +75,9 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	p := j.packet
 	if p.Tuple != j.orig && p.Frag != packet.LaterFrag && j.quoted == nil {
 		p.Rewrite(&j.orig) // the sender must recognise its own packet
-		j.shifts(true)
+	}
+	if j.shifted {
+		j.shifts()
 	}
 	whole := p.Tuple.Proto.Connects() && p.Frag == packet.NoFrag
 	n := 0

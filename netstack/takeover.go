@@ -73,7 +73,7 @@ func (w *worker) takenOver(s *snapshot, j *journey) judgement {
 			j.drop(Moving) // another goroutine has the same answer
 			return ended
 		}
-		j.shift = shiftOf(via)
+		j.shift, j.hit.Translate = shiftOf(via), true
 		return goOn
 	}
 	w.giveUp(j, att)
@@ -87,7 +87,7 @@ func (j *journey) takeShift() bool {
 	if j.hit.Via == viaRoute {
 		return false
 	}
-	j.shift, j.hit.Via = shiftOf(j.hit.Via), viaRoute
+	j.shift, j.hit.Via, j.hit.Translate = shiftOf(j.hit.Via), viaRoute, true
 	return true
 }
 
@@ -158,16 +158,17 @@ func (w *worker) giveUp(j *journey, att *Attachment) {
 	}
 }
 
-// shifts changes the journey's packet between the numbers of its flow's backend and those that the client knows. With
-// back it undoes that.
-func (j *journey) shifts(back bool) {
+// shifts changes the journey's packet between the numbers of its flow's backend and those that the client knows. Called
+// again it undoes that.
+func (j *journey) shifts() {
 	by := j.shift
-	if by == (packet.Shift{}) || j.quoted != nil {
+	if by == (packet.Shift{}) {
 		return
 	}
-	if back {
+	if j.shifted {
 		by = packet.Shift{Seq: -by.Seq, Clock: -by.Clock}
 	}
+	j.shifted = !j.shifted
 	if j.hit.Dir == flow.Reply {
 		j.packet.FromServer(by)
 	} else {

@@ -99,7 +99,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 	case flow.Inserted:
 		h.Ref, j.begun = ref, true
 		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have chosen other ports
-		h.Translate = flow.Translates(&e.Orig, &e.Reply)
+		h.Translate = flow.Translates(&e.Orig, &e.Reply) || j.shift != packet.Shift{}
 		w.hears(s, j)
 		w.watch(j)
 		return true, true
@@ -291,7 +291,7 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 	case !j.hit.Translate:
 	case j.quoted == nil:
 		p.Rewrite(&j.hit.To)
-		j.shifts(false)
+		j.shifts()
 	default:
 		quoted := j.hit.To.Reverse()
 		p.RewriteEmbedded(j.errorSource(), j.hit.To.Dst, &quoted)
