@@ -50,7 +50,7 @@ func (f *flows) take(exits *exit.Table) (told []uint16, at []time.Time) {
 func newFlows(t *testing.T) *flows {
 	f := &flows{t: t, exits: table(here)}
 	var err error
-	if f.table, err = flow.Open(make([]byte, flow.Size(1<<15)), flow.Options{Clock: func() uint32 { return 1000 }}); err != nil {
+	if f.table, err = flow.Open(make([]byte, flow.Size(1<<14)), flow.Options{Clock: func() uint32 { return 1000 }}); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -168,7 +168,7 @@ func timesOf(port uint16, told []uint16, at []time.Time) (list []time.Duration) 
 // meanwhile, and all of its own are told, too.
 func TestHog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const many, one, other = 30000, 40000, 40001
+		const many, one, other = 15000, 40000, 40001
 		f := newFlows(t)
 		for port := range uint16(many) {
 			f.add(port, 3, ours, flow.Established, 0)
@@ -220,15 +220,15 @@ func TestHog(t *testing.T) {
 func TestSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlows(t)
-		for port := range uint16(20000) {
+		for port := range uint16(15000) {
 			f.add(port, 3, ours, flow.Other, 0)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		f.run(ctx)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if _, at := f.take(nil); at[19999].Sub(at[0]) > 200*time.Millisecond {
-			t.Errorf("20,000 flows are moved in %s", at[19999].Sub(at[0]))
+		if _, at := f.take(nil); at[14999].Sub(at[0]) > 150*time.Millisecond {
+			t.Errorf("15,000 flows are moved in %s", at[14999].Sub(at[0]))
 		}
 		cancel()
 		synctest.Wait()
