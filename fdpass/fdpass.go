@@ -37,7 +37,8 @@ type Cred struct {
 
 // Conn is one connection. Receive and Send may be called by one goroutine each.
 type Conn struct {
-	conn *net.UnixConn
+	conn *net.UnixConn // nothing is sent or received by it once the Conn is quiet
+	quiet
 	peer Cred
 	buf  []byte
 	oob  []byte // nil when descriptors are not accepted
@@ -121,18 +122,37 @@ func CloseAll(fds []int) {
 func (c *Conn) Peer() Cred { return c.peer }
 
 // Close ends the connection.
-func (c *Conn) Close() error { return c.conn.Close() }
+func (c *Conn) Close() error { return c.end(c.conn) }
+
+// socket is what the descriptor belongs to.
+func (c *Conn) socket() syscall.Conn {
+	if f := c.file.Load(); f != nil {
+		return f
+	}
+	return c.conn
+}
 
 // Gone reports whether the other end has closed, even when data that it sent before was not read yet.
 func (c *Conn) Gone() bool {
-	gone := false
-	err := control(c.conn, func(fd int) error {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	is, err := c.is(unix.POLLRDHUP, unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR)
+	return is || errors.Is(err, net.ErrClosed) || c.isClosed()
+}
+
+// More reports whether Receive would return at once.
+func (c *Conn) More() bool {
+	is, err := c.is(unix.POLLIN, unix.POLLIN|unix.POLLHUP|unix.POLLERR)
+	return is || err != nil
+}
+
+// is reports whether one of events has happened, after a poll(2) for asked that does not wait.
+func (c *Conn) is(asked, events int16) (is bool, err error) {
+	err = control(c.socket(), func(fd int) error {
+		p := []unix.PollFd{{Fd: int32(fd), Events: asked}}
 		n, err := unix.Poll(p, 0)
-		gone = n == 1 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		is = n == 1 && p[0].Revents&events != 0
 		return err
 	})
-	return gone || errors.Is(err, net.ErrClosed)
+	return is, err
 }
 
 // crowdedTime is how long Send waits for room for descriptors, and crowdedPause is the time between two attempts.
@@ -170,7 +190,7 @@ func (c *Conn) TrySend(v any, fds ...int) error {
 	if err != nil {
 		return err
 	}
-	err = control(c.conn, func(fd int) error { return unix.Sendmsg(fd, b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	err = control(c.socket(), func(fd int) error { return unix.Sendmsg(fd, b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ETOOMANYREFS):
 		return ErrFull
@@ -197,7 +217,7 @@ func encode(v any, fds []int) (b, oob []byte, err error) {
 
 // ReceiveUntil is Receive, but returns an error when ctx ends. Messages can still be sent then, and none received.
 func (c *Conn) ReceiveUntil(ctx context.Context, v any) ([]int, error) {
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { c.wakeReceiver(c.conn) })
 	defer stop()
 	return c.Receive(v)
 }
@@ -206,7 +226,7 @@ func (c *Conn) ReceiveUntil(ctx context.Context, v any) ([]int, error) {
 // them. The error is io.EOF when the other end has closed, and wraps ErrBad when it sent garbage. With an error no
 // descriptors are returned.
 func (c *Conn) Receive(v any) ([]int, error) {
-	n, oobn, flags, _, err := c.conn.ReadMsgUnix(c.buf, c.oob)
+	n, oobn, flags, err := c.receive()
 	fds, perr := parseRights(c.oob[:oobn])
 	if c.oob == nil {
 		flags &^= unix.MSG_CTRUNC // set for descriptors that were left to the kernel
@@ -231,6 +251,14 @@ func (c *Conn) Receive(v any) ([]int, error) {
 		return nil, err
 	}
 	return fds, nil
+}
+
+func (c *Conn) receive() (n, oobn, flags int, err error) {
+	if f := c.file.Load(); f != nil {
+		return c.receiveQuietly(f, c.buf, c.oob)
+	}
+	n, oobn, flags, _, err = c.conn.ReadMsgUnix(c.buf, c.oob)
+	return n, oobn, flags, err
 }
 
 func parseRights(oob []byte) (fds []int, err error) {

@@ -78,7 +78,6 @@ func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 	var err error
 	defer func() { k.unuse(c, errors.Is(err, net.ErrClosed)) }() // otherwise the other end has closed
 	defer k.release(c)
-	var rest rests
 	for {
 		var r request
 		var fds []int
@@ -89,8 +88,11 @@ func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 			return
 		}
 		if r.Op == opShelve {
+			_ = c.Quiet() // whoever puts something there goes on to do so; without it the same costs more
 			k.shelve(c, &r, fds)
-			rest.take()
+			if !c.More() {
+				<-time.After(restTime)
+			}
 			continue
 		}
 		a, out := k.answer(c, &r, fds)

@@ -139,24 +139,10 @@ func (k *Keeper) shelve(c *fdpass.Conn, r *request, fds []int) {
 	}
 }
 
-const (
-	// restTime is how long the keeper rests from what is put on shelves, and workTime how long it works in between.
-	// What is sent meanwhile waits in the socket, and is held there. To be woken costs more than all the rest, so with
-	// many short connections it took a seventh of their rate.
-	restTime = 3 * time.Millisecond
-	workTime = time.Millisecond
-)
-
-// rests spreads out the work of one connection.
-type rests struct{ last time.Time }
-
-// take rests if it is time to.
-func (r *rests) take() {
-	if time.Since(r.last) > workTime {
-		<-time.After(restTime)
-		r.last = time.Now()
-	}
-}
+// restTime is how long the keeper rests after all that was put on a shelf. What is sent meanwhile waits in the socket,
+// and is held there. To be woken costs more than all the rest, so with many short connections it took a seventh of
+// their rate.
+const restTime = 10 * time.Millisecond
 
 func (s *shelf) drop(slot uint32) {
 	if fd, there := s.fds[slot]; there {
@@ -261,6 +247,7 @@ func (s *Shelf) open(ctx context.Context) (found map[uint32]int, err error) {
 		}
 		more, most = a.More && len(a.Slots) > 0, a.Most
 	}
+	_ = conn.Quiet() // without it the same costs more
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn, s.most = conn, most
