@@ -46,7 +46,8 @@ const coalesces = "+gro"
 // filer is a socket of package net.
 type filer interface{ File() (*os.File, error) }
 
-// Listen returns the listening socket of the agent before, or a new one.
+// Listen returns the listening socket of the agent before, or a new one. It does not speak Multipath TCP, as listeners
+// of package net do by themselves: what such a socket accepts has not all options of TCP, and a relay could not join it.
 func (s *Sockets) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	key := socketKey(network, address)
 	if f := s.take(key); f != nil {
@@ -57,7 +58,9 @@ func (s *Sockets) Listen(ctx context.Context, network, address string) (net.List
 		}
 		return l, err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, network, address)
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(ctx, network, address)
 	if err == nil {
 		s.keep(key, l.(filer))
 	}
