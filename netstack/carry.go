@@ -83,6 +83,7 @@ func (w *worker) toLink(j *journey) {
 	if j.wrap {
 		encap = j.peer.encap
 	}
+	w.path.yield()
 	if segmentLen(p) <= mtu {
 		w.path.link.Send(p, to, encap)
 		return

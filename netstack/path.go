@@ -96,6 +96,7 @@ type Path struct {
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 	refusals *refusal.Limit
 
+	yield   func() // what is sent to the Link makes the tunnel's goroutines ready
 	workers workers
 	running sync.WaitGroup
 
@@ -122,8 +123,12 @@ func New(o Options) (*Path, error) {
 	if o.Another == nil {
 		o.Another = func(*packet.Tuple, []uint64) packet.Choice { return packet.Choice{} }
 	}
+	yield := func() {}
+	if o.Poller != nil {
+		yield = o.Poller.Yield
+	}
 	path := &Path{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, another: o.Another, ready: make(chan struct{}), begin: o.Begin,
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, another: o.Another, ready: make(chan struct{}), begin: o.Begin, yield: yield,
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),

@@ -1,7 +1,6 @@
 package poll
 
 import (
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +24,7 @@ const (
 // took long.
 type rhythm struct {
 	last        time.Duration // when the loop last woke, or finished handling an event
+	found       time.Duration // when it last found nothing to do, or woke
 	brisk, long bool
 }
 
@@ -50,7 +50,6 @@ func (p *Poller) linger(event *unix.EpollEvent) (n int, errno unix.Errno) {
 	}
 	defer p.lingers.Store(false)
 	for end := p.now() + lingering; n == 0 && p.now() < end; {
-		runtime.Gosched()
 		n, errno = p.wait(event, 0)
 	}
 	return n, errno

@@ -54,8 +54,9 @@ type Poller struct {
 	busyAt  atomic.Int64 // when a loop last had much to do, in nanoseconds since start
 	lingers atomic.Bool  // a loop is in linger
 
+	yield   atomic.Bool  // a handler has made a goroutine ready (Yield)
 	running atomic.Int32 // loops whose handler is not waiting (Waiting)
-	idle    atomic.Int32 // those of running that wait for a descriptor
+	standby standby      // those of running that have nothing to do
 	closing atomic.Bool
 	ended   sync.WaitGroup
 }
@@ -101,16 +102,26 @@ func (p *Poller) Close() error {
 }
 
 // Waiting tells the Poller that a handler begins (or has ended) to wait for something other than a descriptor of the
-// Poller. Another loop takes its place meanwhile. Waiting does not block and may be called under locks.
+// Poller. Another loop takes its place meanwhile. Waiting does not block and may be called under locks. Whoever is no
+// handler may call it, too.
 func (p *Poller) Waiting(begin bool) {
 	if !begin {
 		p.running.Add(1)
 		return
 	}
 	p.running.Add(-1)
-	if p.idle.Load() == 0 && !p.closing.Load() {
+	if !p.standby.sleeping.Load() && !p.standby.call() && !p.closing.Load() {
 		p.running.Add(1)
 		p.ended.Go(p.loop)
+	}
+}
+
+// Yield tells the Poller that a handler has made a goroutine ready, such as the tunnel's reader. It runs on the loop's
+// own thread when there are no events. Otherwise another thread would have to be woken for it, which made a round trip
+// between nodes half as long again. Loops do not yield without being told: it wakes another thread for the loop.
+func (p *Poller) Yield() {
+	if !p.yield.Load() {
+		p.yield.Store(true)
 	}
 }
 
@@ -205,21 +216,31 @@ func (p *Poller) loop() {
 		p.mu.Lock()
 		p.spare = append(p.spare, buf)
 		p.mu.Unlock()
+		// All others may be parked, and whoever ends for a reason of all loops has them end, too.
+		p.standby.call()
 	}()
 	event := new(unix.EpollEvent)
+	called := make(chan struct{}, 1)
 	var r rhythm
 	for !p.surplus() {
-		// Goroutines that a handler has made ready, such as the tunnel's reader, run now and on this thread. Otherwise
-		// another thread would have to be woken for them, which made a round trip between nodes half as long again.
-		runtime.Gosched()
-		n, errno := 0, unix.Errno(0)
-		if r.brisk && p.calm() {
-			n, errno = p.linger(event)
+		n, errno := p.wait(event, 0)
+		if n == 0 && errno == 0 {
+			if p.yield.Load() && p.yield.Swap(false) {
+				runtime.Gosched()
+			}
+			r.found = p.now()
+			if r.brisk && p.calm() {
+				n, errno = p.linger(event)
+			}
 		}
-		if n == 0 {
-			p.idle.Add(1)
+		if n == 0 && errno == 0 {
+			if !p.standby.sleep() {
+				p.standby.park(called)
+				continue
+			}
 			n, errno = p.wait(event, forever)
-			p.idle.Add(-1)
+			p.standby.sleeping.Store(false)
+			r.found = p.now()
 		}
 		r.woke(p.now())
 		if n != 1 {
@@ -230,6 +251,9 @@ func (p *Poller) loop() {
 		}
 		if event.Fd == wakeSlot {
 			return
+		}
+		if r.last-r.found > alone && !p.standby.sleeping.Load() {
+			p.standby.call()
 		}
 		if w := p.watch(event.Fd); w != nil { // nil: just closed
 			buf = w.handler.Ready(event.Events, buf)

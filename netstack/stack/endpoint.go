@@ -250,4 +250,5 @@ func (s *Stack) receive(view *buffer.View) {
 	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
 	(*d).DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+	s.poller.Yield() // whoever waits for it is ready now
 }
