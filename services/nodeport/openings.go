@@ -25,9 +25,12 @@ func mostOpening() int { return 2 * runtime.GOMAXPROCS(0) }
 type openings struct {
 	waiting *share.Limit[netip.Prefix, *arrival] // those who wait, each with a descriptor
 
-	mu   sync.Mutex // guards what follows
-	free int
-	line share.Line[netip.Prefix, *arrival]
+	mu    sync.Mutex // guards what follows
+	free  int
+	line  share.Line[netip.Prefix, *arrival]
+	first *arrival    // of those that have their turn the one that has had it for longest, and the others after it
+	last  *arrival    // the one that got its turn last
+	late  *time.Timer // ends turns that take too long; it runs while somebody waits
 }
 
 // arrival is an accepted client that waits for its turn, or has it.
@@ -39,8 +42,9 @@ type arrival struct {
 	turn     chan bool // gets true when it is the client's turn, false when the client lost its place
 
 	// The mutex of the openings guards what follows.
-	has, left bool        // it has its turn, or had it; it has called leave
-	late      *time.Timer // ends the turn
+	has, left  bool      // it has its turn, or had it; it has left
+	since      time.Time // when its turn began
+	prev, next *arrival  // of those that have their turn
 }
 
 func newOpenings(most int) *openings {
@@ -55,13 +59,9 @@ func (o *openings) admit(conn io.Closer, owner netip.Prefix) *arrival {
 	a.claim.Value, a.place.Value = a, a
 	o.mu.Lock()
 	lost, ok := o.waiting.Acquire(&a.claim, owner)
-	switch {
-	case !ok:
-	case o.free > 0:
-		o.free--
-		a.begin()
-	default:
+	if ok {
 		o.line.Add(&a.place, owner)
+		o.serve()
 	}
 	o.mu.Unlock()
 	if lost != nil {
@@ -73,11 +73,65 @@ func (o *openings) admit(conn io.Closer, owner netip.Prefix) *arrival {
 	return a
 }
 
+// serve gives those in the line their turns, as far as there are any left. Turns that take too long end. The mutex is
+// held.
+func (o *openings) serve() {
+	now := time.Now()
+	for o.line.Len() > 0 {
+		if o.free == 0 {
+			if wait := brief - now.Sub(o.first.since); wait > 0 {
+				o.alarm(wait)
+				return
+			}
+			o.first.end()
+		}
+		o.free--
+		o.line.Next().Value.begin(now)
+	}
+}
+
+// alarm has serve called after d. The mutex is held.
+func (o *openings) alarm(d time.Duration) {
+	if o.late != nil {
+		o.late.Reset(d)
+		return
+	}
+	o.late = time.AfterFunc(d, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.serve()
+	})
+}
+
 // begin gives a its turn. The mutex of its openings is held, and a is not in the line.
-func (a *arrival) begin() {
-	a.openings.waiting.Release(&a.claim)
-	a.has = true
+func (a *arrival) begin(now time.Time) {
+	o := a.openings
+	o.waiting.Release(&a.claim)
+	a.has, a.since, a.prev = true, now, o.last
+	if o.last = a; a.prev != nil {
+		a.prev.next = a
+	} else {
+		o.first = a
+	}
 	a.turn <- true
+}
+
+// end ends the turn of a. The mutex of its openings is held.
+func (a *arrival) end() {
+	o := a.openings
+	a.left = true
+	if a.prev != nil {
+		a.prev.next = a.next
+	} else {
+		o.first = a.next
+	}
+	if a.next != nil {
+		a.next.prev = a.prev
+	} else {
+		o.last = a.prev
+	}
+	a.prev, a.next = nil, nil
+	o.free++
 }
 
 // lose takes a, which has lost its claim, out of the line and resets its connection. If its turn has come meanwhile, it
@@ -93,16 +147,18 @@ func (a *arrival) lose() {
 	}
 }
 
-// wait waits for the client's turn, which ends with leave, or by itself after a time. It returns false when the client
-// has lost its place, or ctx ends. leave must be called in any case.
+// now reports whether the client's turn has come already.
+func (a *arrival) now() bool {
+	a.openings.mu.Lock()
+	defer a.openings.mu.Unlock()
+	return a.has
+}
+
+// wait waits for the client's turn, which ends with leave, or by itself after a time if others wait. It returns false
+// when the client has lost its place, or ctx ends. leave must be called in any case.
 func (a *arrival) wait(ctx context.Context) bool {
 	select {
 	case ok := <-a.turn:
-		a.openings.mu.Lock()
-		defer a.openings.mu.Unlock()
-		if ok && !a.left {
-			a.late = time.AfterFunc(brief, a.leave)
-		}
 		return ok
 	case <-ctx.Done():
 		return false
@@ -114,21 +170,14 @@ func (a *arrival) leave() {
 	o := a.openings
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if a.left {
-		return
-	}
-	a.left = true
-	if a.late != nil {
-		a.late.Stop()
-	}
-	if !a.has {
+	switch {
+	case a.left:
+	case a.has:
+		a.end()
+		o.serve()
+	default:
+		a.left = true
 		o.line.Remove(&a.place)
 		o.waiting.Release(&a.claim)
-		return
 	}
-	if next := o.line.Next(); next != nil {
-		next.Value.begin()
-		return
-	}
-	o.free++
 }
