@@ -57,6 +57,7 @@ var spenders = map[string]spender{
 	"netstack/tcprelay":       {[]descriptors.User{descriptors.EgressTCP}, "a host socket each"},
 	"node":                    {[]descriptors.User{descriptors.NodePortConns, descriptors.NodePortUDP, descriptors.IngressBackends, descriptors.Questions, descriptors.HostProxy, descriptors.Own}, "dials of others, and a probe"},
 	"overlay":                 {[]descriptors.User{descriptors.Own}, "the key"},
+	"netstack/stack":          {[]descriptors.User{descriptors.Listeners}, "the listeners of node ports, which it takes over"},
 	"overlay/underlay":        {[]descriptors.User{descriptors.Own}, "the tunnel's socket"},
 	"services/dns/forward":    {[]descriptors.User{descriptors.Questions}, "a socket each"},
 	"services/dns/stream":     {nil, "its connections are those of the stack"},

@@ -50,15 +50,11 @@ func (n *Node) dialBy(ctx context.Context, network string, client, to netip.Addr
 // join is nodeport.Options.Join: it carries a client's connection to an endpoint without the stack, by the rules of
 // reach and tail.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) (left *net.TCPConn, refused bool) {
-	c := n.cluster.Load()
-	if !n.path.Relayed(to.Addr()) || tail(c, *n.hostAddrs.Load(), n.table.Load(), "tcp", to) != "" {
+	as, ok := n.joins(client, to)
+	if !ok {
 		return conn, false
 	}
-	w := reach(c, client, to)
-	if w.kernel {
-		return conn, false
-	}
-	err := n.path.Stack().Join(ctx, conn, w.as, to, answered)
+	err := n.path.Stack().Join(ctx, conn, as, to, answered)
 	if refusal := (*tcprelay.RefusedError)(nil); errors.As(err, &refusal) {
 		return refusal.Client, true
 	}
@@ -67,6 +63,39 @@ func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.Add
 		return conn, false
 	}
 	return nil, false
+}
+
+// adopt is nodeport.Options.Adopt, by the same rules as join.
+func (n *Node) adopt(fd int, client, to netip.AddrPort, answered func(bool), ended func(left *net.TCPConn)) bool {
+	as, ok := n.joins(client, to)
+	if !ok {
+		return false
+	}
+	err := n.path.Stack().Adopt(fd, as, to, tcprelay.Told{Answered: answered, Ended: ended})
+	if err != nil {
+		n.log.Debug("a connection is not adopted", "err", err)
+	}
+	return err == nil
+}
+
+// joins returns as whom a client is joined to an endpoint, and false if it is not.
+func (n *Node) joins(client, to netip.AddrPort) (as netip.AddrPort, ok bool) {
+	c := n.cluster.Load()
+	if !n.path.Relayed(to.Addr()) || tail(c, *n.hostAddrs.Load(), n.table.Load(), "tcp", to) != "" {
+		return as, false
+	}
+	w := reach(c, client, to)
+	return w.as, !w.kernel
+}
+
+// accept is nodeport.Options.Accept: connections are accepted where TAPs are read.
+func (n *Node) accept(l net.Listener, each func(fd int, client netip.AddrPort)) nodeport.Acceptor {
+	a, err := n.path.Stack().Accept(l, each)
+	if err != nil {
+		n.log.Debug("connections are accepted by a goroutine", "err", err)
+		return nil
+	}
+	return a
 }
 
 // door is a UDP socket of the host through which clients reach endpoints, by the rules of reach and tail.

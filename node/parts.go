@@ -198,6 +198,8 @@ func makeNodePorts(n *Node) (part, error) {
 		Sessions:    n.held.Sessions,
 		Dial:        n.dialAs,
 		Join:        n.join,
+		Accept:      n.accept,
+		Adopt:       n.adopt,
 		Door:        n.openDoor,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
 		Another: func(t *packet.Tuple, refused []uint64) packet.Choice {

@@ -327,9 +327,40 @@ func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.Ad
 	if err != nil {
 		return err
 	}
-	err = s.relay.Join(ctx, conn, client, to, answered)
+	return withPort(client, func(client netip.AddrPort) error { return s.relay.Join(ctx, conn, client, to, answered) })
+}
+
+// Adopt is Join for a client's socket, and does not wait, as tcprelay.Relay.Adopt.
+func (s *Stack) Adopt(conn int, client, to netip.AddrPort, told tcprelay.Told) error {
+	client, err := s.clientFor(client, to)
+	if err != nil {
+		return err
+	}
+	return withPort(client, func(client netip.AddrPort) error { return s.relay.Adopt(conn, client, to, told) })
+}
+
+// Accept calls each for the connections that a TCP listener of the host accepts, and which Adopt may take. It takes over
+// l unless it returns an error. See poll.Poller.Accept.
+func (s *Stack) Accept(l net.Listener, each func(fd int, client netip.AddrPort)) (*poll.Acceptor, error) {
+	c, ok := l.(poll.Listener)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if err := tcprelay.Prepare(raw); err != nil {
+		return nil, err
+	}
+	return s.poller.Accept(c, each)
+}
+
+// withPort joins a client as itself, or with another port if its own is in use.
+func withPort(client netip.AddrPort, join func(client netip.AddrPort) error) error {
+	err := join(client)
 	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {
-		err = s.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to, answered)
+		err = join(netip.AddrPortFrom(client.Addr(), 0))
 	}
 	return err
 }

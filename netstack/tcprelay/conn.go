@@ -54,13 +54,13 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
-	account   *account     // of the owner that began it
-	joined    bool         // it began with Join
-	awaited   bool         // Join waits for its end
-	head      head         // of the pod's SYN
-	tell      func(bool)   // of Join, called when the connection is open, or when the pod refuses it; nil for none
-	failed    error        // why the host socket was not connected; set before hostGone is noted
-	spare     *net.TCPConn // the client, whom the pod refused; set before ended is closed
+	account   *account           // of the owner that began it
+	joined    bool               // it began with Adopt or Join
+	over      func(*net.TCPConn) // Told.Ended; nil for none
+	head      head               // of the pod's SYN
+	tell      func(bool)         // Told.Answered; nil for none
+	failed    error              // why the host socket was not connected; set before hostGone is noted
+	spare     *net.TCPConn       // the client, whom the pod refused
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
@@ -383,7 +383,7 @@ func (c *conn) end(why uint32) bool {
 	case c.fd < 0:
 	case leaves:
 		unix.Close(c.fd)
-	case c.awaited && why&fatal == podGone && c.untouched(was) && c.giveBack():
+	case c.over != nil && why&fatal == podGone && c.untouched(was) && c.giveBack():
 	default:
 		c.hangUp(why == 0)
 	}
@@ -396,7 +396,7 @@ func (c *conn) end(why uint32) bool {
 		c.tell(false)
 	}
 	if leaves { // it stays in the table, so that nobody resets the pod's end
-		close(c.ended)
+		c.hasEnded()
 		return false
 	}
 	c.r.remove(c)
@@ -408,7 +408,7 @@ func (c *conn) end(why uint32) bool {
 		errors.As(c.failed, &by)
 		c.unreachable(kind, by.router)
 	}
-	close(c.ended)
+	c.hasEnded()
 	return false
 }
 

@@ -3,10 +3,12 @@ package tcprelay_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -30,10 +32,10 @@ func TestUntouched(t *testing.T) {
 		"a byte":            {[]segment{{seq: 5001, flags: psh, window: 1000, payload: []byte("x")}, {seq: 5001, flags: rst}}, false},
 		"its second byte":   {[]segment{{seq: 5002, flags: psh, window: 1000, payload: []byte("x")}, {seq: 5001, flags: rst}}, false},
 	} {
-		for _, isFar := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, far %v", name, isFar), func(t *testing.T) {
+		for _, how := range []string{"joined", "adopted", "far"} {
+			t.Run(name+", "+how, func(t *testing.T) {
 				o := tcprelay.Options{Hold: newShelf(t, 8).hold(t)}
-				if isFar {
+				if how == "far" {
 					o = tcprelay.Options{Far: elsewhere}
 				}
 				s := newScriptWith(t, o)
@@ -42,10 +44,7 @@ func TestUntouched(t *testing.T) {
 					Src: packet.AddrFrom(podIPs[0]), SrcPort: 80, Proto: packet.TCP,
 					Dst: packet.AddrFrom(seenAs[0].Addr()), DstPort: seenAs[0].Port(),
 				}
-				done := make(chan error, 1)
-				go func() {
-					done <- s.r.Join(context.Background(), accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80), nil)
-				}()
+				left := join(t, s.r, accepted, how == "adopted")
 				theirs := s.hear(syn).seq + 1
 				s.say(segment{seq: 5000, ack: theirs, flags: synAck, window: 1000})
 				s.hear(ack)
@@ -57,9 +56,9 @@ func TestUntouched(t *testing.T) {
 					one.ack += theirs
 					s.say(one)
 				}
-				var refused *tcprelay.RefusedError
-				if err := <-done; errors.As(err, &refused) != c.again {
-					t.Fatalf("Join returns %v", err)
+				again := <-left
+				if (again != nil) != c.again {
+					t.Fatalf("of the client %v is left", again)
 				}
 				if !c.again {
 					if _, err := io.ReadAll(client); err == nil {
@@ -68,14 +67,45 @@ func TestUntouched(t *testing.T) {
 					return
 				}
 				got := make([]byte, len("hello"))
-				_ = refused.Client.SetDeadline(netstacktest.Until(t))
-				if _, err := io.ReadFull(refused.Client, got); err != nil || string(got) != "hello" {
+				_ = again.SetDeadline(netstacktest.Until(t))
+				if _, err := io.ReadFull(again, got); err != nil || string(got) != "hello" {
 					t.Errorf("of the client there is %q, %v", got, err)
 				}
-				_ = refused.Client.Close()
+				_ = again.Close()
 			})
 		}
 	}
+}
+
+// join has a Relay join or adopt a client. What it returns gets, at the end, the client that may be joined with another
+// pod, or nil.
+func join(t *testing.T, r *tcprelay.Relay, client *net.TCPConn, adopts bool) chan *net.TCPConn {
+	left := make(chan *net.TCPConn, 1)
+	pod := netip.AddrPortFrom(podIPs[0], 80)
+	if !adopts {
+		go func() {
+			var refused *tcprelay.RefusedError
+			if err := r.Join(context.Background(), client, seenAs[0], pod, nil); errors.As(err, &refused) {
+				left <- refused.Client
+			}
+			close(left)
+		}()
+		return left
+	}
+	raw, err := client.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	if err := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.Close()
+	told := tcprelay.Told{Answered: func(bool) {}, Ended: func(client *net.TCPConn) { left <- client }}
+	if err := r.Adopt(fd, seenAs[0], pod, told); err != nil {
+		t.Fatal(err)
+	}
+	return left
 }
 
 // Join asks whether somebody else has a connection with the same addresses and ports when its own is known, so that of

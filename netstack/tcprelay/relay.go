@@ -2,16 +2,11 @@ package tcprelay
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -179,63 +174,6 @@ func (r *Relay) open(p *packet.Packet) {
 	c.begin(fd, err, poll.Out)
 }
 
-// Join connects client to the pod at to, from the address from, and carries the connection until it ends or ctx does.
-// Then it returns nil. A port of 0 in from stands for any port. Join calls answered, unless that is nil, with true when
-// the pod has answered, or with false when it refuses the connection or does not answer; it does not call it when the
-// client goes before that. answered must not block. Join takes over the client's descriptor. It returns an error if it
-// could not: one that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany. When the pod
-// refuses the connection, or resets it before it has acknowledged or said anything, Join returns a *RefusedError with
-// the client, which has heard of nothing.
-func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, answered func(bool)) error {
-	pod, seen := endpoint(to), endpoint(from)
-	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
-	c.tell, c.joined, c.awaited = answered, true, true
-	if mtu, is := r.o.Far(pod.Addr); is {
-		if err := canGoFar(); err != nil {
-			return fmt.Errorf("join a client to %s: %w", to, err)
-		}
-		c.goFar(mtu)
-	}
-	if c.account = r.bounds.begin(Network(seen.Addr)); c.account == nil {
-		return fmt.Errorf("join a client to %s: %w", to, ErrTooMany)
-	}
-	if !r.reserve(c) {
-		c.account.end(false)
-		return fmt.Errorf("join a client to %s as %s: %w", to, from, ErrInUse)
-	}
-	fd, err := detach(client)
-	c.begin(fd, err, 0)
-	if err != nil {
-		return fmt.Errorf("join a client to %s: %w", to, err)
-	}
-	stop := context.AfterFunc(ctx, func() { c.kill(leaving) })
-	defer stop()
-	<-c.ended
-	if c.spare != nil {
-		return &RefusedError{Client: c.spare, by: to}
-	}
-	return nil
-}
-
-// RefusedError says that a pod refused the connection of a client, for whom another pod may be asked.
-type RefusedError struct {
-	// Client is the client's connection, of which nothing was read. It belongs to whoever has the error.
-	Client *net.TCPConn
-	by     netip.AddrPort
-}
-
-func (e *RefusedError) Error() string { return "join a client to " + e.by.String() + ": refused" }
-
-// Unwrap lets errors.Is find what a dialled pod's refusal would be.
-func (e *RefusedError) Unwrap() error { return syscall.ECONNREFUSED }
-
-var (
-	// ErrInUse says that a connection to the pod uses this address and port already.
-	ErrInUse error = syscall.EADDRINUSE
-	// ErrTooMany says that the client's network may have no more connections, or no more that are not open yet.
-	ErrTooMany = errors.New("the client has too many connections")
-)
-
 // Network returns the network that a client's connections are charged to: an IPv4 address itself, or the first 64 bits
 // of an IPv6 address, since each subscriber has at least those.
 func Network(a packet.Addr) packet.Addr {
@@ -243,33 +181,6 @@ func Network(a packet.Addr) packet.Addr {
 		clear(a[8:])
 	}
 	return a
-}
-
-// reserve enters c. If c has no port on the client's side, it picks one.
-func (r *Relay) reserve(c *conn) bool {
-	if c.key.DstPort != 0 {
-		return r.addAlone(c)
-	}
-	for range 64 {
-		c.key.DstPort = uint16(FirstPort + rand.IntN(LastPort-FirstPort+1))
-		c.back = c.key.Reverse()
-		if r.addAlone(c) {
-			return true
-		}
-	}
-	return false
-}
-
-// addAlone is add for a tuple that somebody else may have as well.
-func (r *Relay) addAlone(c *conn) bool {
-	if !r.add(c) {
-		return false
-	}
-	if r.o.Taken(&c.key) {
-		r.remove(c)
-		return false
-	}
-	return true
 }
 
 // Forget resets the host's side of all connections of a pod that was removed.

@@ -27,10 +27,14 @@
 // direction is passed on as a half-close. A failure is passed on as a reset, after the data that the failed end had
 // sent before.
 //
+// Where clients are accepted. The Accept option has a listener's clients accepted where TAPs are read, and a client whose
+// turn comes at once is joined to its backend there (adopt): no goroutine is woken for it, then or later. Without it,
+// and for clients that wait or are not joined, there is a goroutine for each.
+//
 // Opening in turn. To open a connection to a backend costs much more than to accept a client, who may reset it at once.
 // So accepted clients wait in a line in which each client's network has its turn after the others (openings), and for
-// one that has been reset meanwhile nothing is opened. Few are opened at once, so that the goroutine that accepts does
-// not wait behind them, and one whose backend keeps it waiting does not count for long.
+// one that has been reset meanwhile nothing is opened. Few are opened at once, so that whoever accepts does not wait
+// behind them, and one whose backend keeps it waiting does not count for long while others wait.
 //
 // UDP. There is one session per client and local address. A Door carries the datagrams, and asks whose they are once
 // for all that came together from one client. A session has an exchange of the Door or, for a backend that the kernel

@@ -83,9 +83,11 @@ func leave(t *testing.T, c *net.TCPConn) *net.TCPConn {
 }
 
 // A client hears of no backend that refuses it while there is another one, and of the last at once: whether it is
-// joined with its backend or the backend is dialled. What it has sent meanwhile is not lost.
+// adopted or joined with its backend, or the backend is dialled. What it has sent meanwhile is not lost.
 func TestRefusingBackends(t *testing.T) {
-	for name, joins := range map[string]bool{"joined": true, "dialled": false} {
+	for name, how := range map[string]struct{ adopts, joins bool }{
+		"adopted": {true, true}, "adopted, then dialled": {true, false}, "joined": {false, true}, "dialled": {false, false},
+	} {
 		for refusals := range mostRefusals + 2 {
 			t.Run(fmt.Sprintf("%s, %d refuse", name, refusals), func(t *testing.T) {
 				u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
@@ -107,7 +109,7 @@ func TestRefusingBackends(t *testing.T) {
 						}
 						return dial(ctx, network, client, backend)
 					}
-					if joins {
+					if how.joins {
 						o.Join = func(ctx context.Context, c *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (*net.TCPConn, bool) {
 							if refuses() {
 								answered(false)
@@ -121,6 +123,9 @@ func TestRefusingBackends(t *testing.T) {
 							splice(c, far)
 							return nil, false
 						}
+					}
+					if how.adopts {
+						o.Accept, o.Adopt = acceptByHand, adoptBy(t, o.Join)
 					}
 				})
 				w.choose(1, server)

@@ -50,6 +50,13 @@ type Options struct {
 	// any longer, and true. If it cannot join the two, it returns conn and false at once, and Dial is used. Nil is the
 	// same as a Join that never can.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (left *net.TCPConn, refused bool)
+	// Accept calls each, which does not block, for each connection that l accepts. fd is the connection's descriptor,
+	// which does not block either and belongs to the one who is called. It takes over l, or returns nil if it cannot, and
+	// nil is the same as an Accept that never can. Then the Proxy accepts by itself.
+	Accept func(l net.Listener, each func(fd int, client netip.AddrPort)) Acceptor
+	// Adopt is Join for what Accept has brought, and does not wait. It calls answered as Join does, and once, in the end,
+	// ended with what Join would return. It takes over fd if it returns true. It may call both before it returns.
+	Adopt func(fd int, client, backend netip.AddrPort, answered func(bool), ended func(left *net.TCPConn)) bool
 	// Door makes a Door of a UDP socket, and takes it over.
 	Door func(conn *net.UDPConn) (Door, error)
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
@@ -196,6 +203,7 @@ type Proxy struct {
 	closed   bool
 
 	sockets atomic.Int64
+	adopted atomic.Int64 // connections that Adopt carries
 
 	memory   *memory
 	guests   *guests
@@ -218,6 +226,9 @@ func New(opts Options) *Proxy {
 		opts.Join = func(_ context.Context, conn *net.TCPConn, _, _ netip.AddrPort, _ func(bool)) (*net.TCPConn, bool) {
 			return conn, false
 		}
+	}
+	if opts.Accept == nil || opts.Adopt == nil {
+		opts.Accept = func(net.Listener, func(int, netip.AddrPort)) Acceptor { return nil }
 	}
 	if opts.Another == nil {
 		opts.Another = func(*packet.Tuple, []uint64) packet.Choice { return packet.Choice{} }
@@ -383,7 +394,11 @@ func (p *Proxy) Problems() []services.Problem {
 func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: int64(p.guests.limit.Stats().Held)}
+	s := Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: int64(p.guests.limit.Stats().Held)}
+	if !p.closed { // those that are adopted may outlive the Proxy
+		s.Conns += p.adopted.Load()
+	}
+	return s
 }
 
 // Shares returns how the UDP sessions, and the connections that Dial made, are shared out.

@@ -22,6 +22,13 @@ import (
 type tcpSocket struct{ net.Listener }
 
 func (l tcpSocket) serve(s *server) {
+	arrive := func(fd int, from netip.AddrPort) {
+		s.p.arriveNow(&socketConn{fd: fd}, visit{from: from, at: s.place()})
+	}
+	if a := s.p.opts.Accept(l.Listener, arrive); a != nil {
+		s.serveBy(a)
+		return
+	}
 	var f failing
 	for {
 		c, err := l.Accept()
@@ -32,7 +39,7 @@ func (l tcpSocket) serve(s *server) {
 			continue
 		}
 		f = failing{}
-		s.p.arrive(c, place{s.key.local, s.proxy()})
+		s.p.arrive(c, s.place())
 	}
 }
 
@@ -41,6 +48,15 @@ func (l tcpSocket) serve(s *server) {
 type place struct {
 	local netip.AddrPort
 	proxy uint8
+}
+
+func (s *server) place() place { return place{s.key.local, s.proxy()} }
+
+// visit is a client's connection on its way to a backend.
+type visit struct {
+	from netip.AddrPort
+	at   place
+	turn *arrival
 }
 
 // arrive begins to serve an accepted connection.
@@ -56,38 +72,43 @@ func (p *Proxy) arrive(client net.Conn, at place) {
 		return
 	}
 	// The connection may outlive its listener.
-	p.wg.Go(func() { p.connect(client, from, at, a) })
+	p.wg.Go(func() { p.connect(client, visit{from, at, a}) })
 }
 
 // mostRefusals is how many backends may refuse a client until it hears of that: as many as in the packet path (package
 // knock).
 const mostRefusals = 6
 
-// connect serves one connection to its end. A backend that ends refuses connections before this node has heard that it
-// ends, so another one is asked, and the client does not hear of the refusal.
-func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arrival) {
-	defer a.leave()
-	if !p.hold(client) {
-		abort(client)
+// connect serves one connection, a net.Conn or *socketConn, to its end, when its turn has come.
+func (p *Proxy) connect(accepted io.Closer, v visit) {
+	defer v.turn.leave()
+	if !v.turn.wait(p.ctx) {
+		abort(accepted)
 		return
 	}
-	defer func() { p.release(client) }()
-	if !a.wait(p.ctx) || conns.Gone(client) {
-		abort(client)
+	client, err := asConn(accepted)
+	if err != nil || conns.Gone(client) {
+		abort(accepted)
 		return
 	}
-	f, ok := p.choose(from, at, packet.TCP)
-	for refused := []uint64(nil); ok; f, ok = p.instead(f, refused) {
-		left := p.serve(client, f, from, at, a)
+	if f, ok := p.choose(v.from, v.at, packet.TCP); ok {
+		p.ask(client, v, f, nil)
+	} else {
+		abort(client)
+	}
+}
+
+// ask serves one connection by f's backend, or another one, to its end. A backend that ends refuses connections before
+// this node has heard that it ends, so another one is asked, and the client does not hear of the refusal. refused are
+// those that have refused before f's.
+func (p *Proxy) ask(client net.Conn, v visit, f flow, refused []uint64) {
+	for ok := true; ok && p.hold(client); f, ok = p.instead(f, refused) {
+		left := p.serve(client, f, v)
+		p.release(client)
 		if left == nil {
 			return
 		}
-		if left != client {
-			p.release(client)
-			if client = left; !p.hold(client) {
-				break
-			}
-		}
+		client = left
 		if refused = append(refused, f.choice.Backend); len(refused) == mostRefusals || conns.Gone(client) {
 			break
 		}
@@ -97,34 +118,19 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 
 // serve serves a connection by one backend. It returns nil at the end of the connection, and the client's connection if
 // the backend refuses: then nothing was read from it.
-func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a *arrival) (left net.Conn) {
-	use := p.opts.Begin(&f.tuple, f.choice)
-	defer use.End()
-	isOpen := false
-	opened := func() {
-		isOpen = true
-		use.Answered()
-		a.leave()
-	}
-	answered := func(yes bool) {
-		if yes {
-			opened()
-		} else {
-			use.Refused()
-		}
-	}
-	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 {
-		if left, refused := p.opts.Join(p.ctx, c, f.client, f.backend, answered); refused {
-			if isOpen { // otherwise the fastest of all backends would be the one that ends
-				use.Refused()
-			}
+func (p *Proxy) serve(client net.Conn, f flow, v visit) (left net.Conn) {
+	o := opening{use: p.opts.Begin(&f.tuple, f.choice), turn: v.turn}
+	defer o.use.End()
+	if c, ok := client.(*net.TCPConn); ok && v.at.proxy == 0 {
+		if left, refused := p.opts.Join(p.ctx, c, f.client, f.backend, o.answered); refused {
+			o.refused()
 			return left
 		} else if left == nil {
 			return nil
 		}
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
-	if _, ok := p.dialled.Acquire(&claim, addressing.Client(from.Addr())); !ok {
+	if _, ok := p.dialled.Acquire(&claim, addressing.Client(v.from.Addr())); !ok {
 		abort(client)
 		return nil
 	}
@@ -132,7 +138,7 @@ func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a 
 	backend, err := p.dial(f)
 	if err != nil {
 		if p.ctx.Err() == nil {
-			use.Refused()
+			o.use.Refused()
 		}
 		if isRefusal(err) {
 			return client
@@ -146,14 +152,40 @@ func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a 
 		return nil
 	}
 	defer p.release(backend)
-	opened()
-	if at.proxy != 0 && header(at.proxy, from, client.LocalAddr(), backend) != nil {
+	o.answered(true)
+	if v.at.proxy != 0 && header(v.at.proxy, v.from, client.LocalAddr(), backend) != nil {
 		abort(client)
 		abort(backend)
 		return nil
 	}
 	splice(client, backend)
 	return nil
+}
+
+// opening is a connection to a backend that is being opened.
+type opening struct {
+	use  Use
+	turn *arrival
+	open bool
+}
+
+// answered is what Join calls.
+func (o *opening) answered(yes bool) {
+	if !yes {
+		o.use.Refused()
+		return
+	}
+	o.open = true
+	o.use.Answered()
+	o.turn.leave()
+}
+
+// refused says that the backend has refused the client, who may ask another one. If it has answered before, nobody was
+// told of the refusal, and otherwise the fastest of all backends would be the one that ends.
+func (o *opening) refused() {
+	if o.open {
+		o.use.Refused()
+	}
 }
 
 // isRefusal reports whether a backend refused to be dialled. One that does not answer has cost the client more time

@@ -13,6 +13,12 @@ import (
 // that are not of the kernel.
 func Gone(c net.Conn) bool { return in(c, unix.BPF_TCP_CLOSE) }
 
+// GoneSocket is Gone for a socket.
+func GoneSocket(fd int) bool {
+	there, err := stateIn(fd, unix.BPF_TCP_CLOSE)
+	return there || err != nil
+}
+
 // Left reports whether a client is Gone or sends no more, since it has ended its direction (RFC 9293 3.6).
 func Left(c net.Conn) bool { return in(c, unix.BPF_TCP_CLOSE, unix.BPF_TCP_CLOSE_WAIT) }
 
@@ -27,9 +33,12 @@ func in(c net.Conn, states ...uint8) bool {
 		return true // it is closed
 	}
 	there := false
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		there = err == nil && slices.Contains(states, info.State)
-	})
+	err = raw.Control(func(fd uintptr) { there, _ = stateIn(int(fd), states...) })
 	return there || err != nil
+}
+
+// stateIn reports whether a socket is in one of some states of TCP.
+func stateIn(fd int, states ...uint8) (bool, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && slices.Contains(states, info.State), err
 }

@@ -1,0 +1,146 @@
+package nodeport
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
+)
+
+// byHand is an Acceptor without a poller.
+type byHand struct {
+	mu     sync.Mutex
+	closed bool
+	failed chan error
+}
+
+func (a *byHand) Wait() (int, error) { return 0, <-a.failed }
+
+func (a *byHand) Close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.closed = true
+		a.failed <- net.ErrClosed
+	}
+}
+
+// acceptByHand is an Options.Accept.
+func acceptByHand(l net.Listener, each func(fd int, client netip.AddrPort)) Acceptor {
+	a := &byHand{failed: make(chan error, 1)}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			raw, err := c.(*net.TCPConn).SyscallConn()
+			fd := -1
+			if err == nil {
+				err = raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+			}
+			from, ferr := addrPort(c.RemoteAddr())
+			_ = c.Close()
+			a.mu.Lock()
+			if err == nil && ferr == nil && !a.closed {
+				each(fd, from)
+			} else {
+				unix.Close(fd)
+			}
+			a.mu.Unlock()
+		}
+	}()
+	return a
+}
+
+// adoptBy returns an Options.Adopt that joins a client as join does, and adopts none without it.
+func adoptBy(t *testing.T, join func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func(bool)) (*net.TCPConn, bool),
+) func(int, netip.AddrPort, netip.AddrPort, func(bool), func(*net.TCPConn)) bool {
+	return func(fd int, client, backend netip.AddrPort, answered func(bool), ended func(*net.TCPConn)) bool {
+		if join == nil {
+			return false
+		}
+		c, err := asConn(&socketConn{fd: fd})
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		go func() {
+			left, _ := join(context.Background(), c.(*net.TCPConn), client, backend, answered)
+			ended(left)
+		}()
+		return true
+	}
+}
+
+// A client that is adopted needs no goroutine. Its Use hears of the answer and of the end, and it is counted until then.
+func TestAdopt(t *testing.T) {
+	u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
+	type adoption struct {
+		fd    int
+		ended func(*net.TCPConn)
+	}
+	adopted := make(chan adoption, 10)
+	w, p := newWorld(t, func(o *Options) {
+		o.Begin = func(*packet.Tuple, packet.Choice) Use { return u }
+		o.Accept = acceptByHand
+		o.Adopt = func(fd int, _, _ netip.AddrPort, answered func(bool), ended func(*net.TCPConn)) bool {
+			answered(true)
+			adopted <- adoption{fd, ended}
+			return true
+		}
+	})
+	w.choose(1, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1})
+	port := freeport.Of(t)
+	p.Set([]PortSpec{spec(port, packet.TCP)})
+	client := dialFrom(t, "tcp", "127.0.0.2", port)
+	one := <-adopted
+	if n := p.Stats().Conns; n != 1 || u.answered.Load() != 1 || u.ended.Load() != 0 {
+		t.Errorf("%d connections, %d answers, %d ends", n, u.answered.Load(), u.ended.Load())
+	}
+	unix.Close(one.fd)
+	one.ended(nil)
+	if n := p.Stats().Conns; n != 0 || u.ended.Load() != 1 {
+		t.Errorf("after the end %d connections, %d ends", n, u.ended.Load())
+	}
+	_ = client.SetDeadline(time.Now().Add(await.Patience))
+	if _, err := io.ReadAll(client); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that has to wait for its turn is served when that comes, as is one that cannot be adopted.
+func TestAdoptLater(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) {
+		o.Accept = acceptByHand
+		o.Adopt = func(int, netip.AddrPort, netip.AddrPort, func(bool), func(*net.TCPConn)) bool { return false }
+	})
+	w.choose(1, tcpBackend(t, echo("one")))
+	port := freeport.Of(t)
+	p.Set([]PortSpec{spec(port, packet.TCP)})
+	for range 2 {
+		c := dialFrom(t, "tcp", "127.0.0.2", port).(*net.TCPConn)
+		_ = c.SetDeadline(time.Now().Add(await.Patience))
+		_ = c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "one\n" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+		for range mostOpening() { // of another client, whose turns end by themselves
+			a := p.openings.admit(io.NopCloser(nil), netip.MustParsePrefix("192.0.2.9/32"))
+			if !a.now() {
+				t.Fatal("somebody has a turn")
+			}
+			defer a.leave()
+		}
+	}
+}
