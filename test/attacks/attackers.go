@@ -207,7 +207,8 @@ func once(ctx context.Context, args []string, times *atomic.Int64) error {
 	return nil
 }
 
-// backend is a tenant's own server, which is on the attackers' side, and what they ask in the agent's place: PORT.
+// backend is a tenant's own server, which is on the attackers' side, and what they ask in the agent's place: PORT. It
+// drops datagrams.
 func backend(ctx context.Context, args []string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/large-header", func(w http.ResponseWriter, _ *http.Request) {
@@ -230,6 +231,18 @@ func backend(ctx context.Context, args []string) error {
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{Addr: ":" + args[0], Handler: mux, Protocols: protocols}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
+	datagrams, err := net.ListenPacket("udp", server.Addr)
+	if err != nil {
+		return err
+	}
+	defer datagrams.Close()
+	go func() {
+		for b := make([]byte, 2048); ; {
+			if _, _, err := datagrams.ReadFrom(b); err != nil {
+				return
+			}
+		}
+	}()
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -29,7 +29,7 @@ func syns(ctx context.Context, args []string, times *atomic.Int64) error {
 // datagrams sends datagrams from ever new ports: ADDRESS, and a second argument has each go to another port as well.
 func datagrams(ctx context.Context, args []string, times *atomic.Int64) error {
 	const first, last = 9000, 59_000
-	spread := len(args) > 2 // the last argument is how long the program runs
+	spread := len(args) > 1
 	return flood(ctx, unix.SOCK_DGRAM, args[0], times, func(fd int, to *unix.SockaddrInet4) {
 		if spread {
 			to.Port = first + (to.Port+1-first)%(last-first)

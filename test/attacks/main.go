@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -204,8 +205,10 @@ func (s *scene) attackPlain(ctx context.Context, a attack, during seen) (string,
 	})
 	wg.Go(func() {
 		program := slices.Clone(a.program)
-		program[1] = plainPort
-		errs[1] = s.run(ctx, a.from, new(int), append(program, lasts.String())...)
+		if program[1] = plainPort; strings.Contains(a.program[1], ":") {
+			program[1] = net.JoinHostPort(nodeAddr, plainPort)
+		}
+		errs[1] = s.run(ctx, lab.Outside(), new(int), append(program, lasts.String())...)
 	})
 	wg.Go(func() { plain, errs[2] = s.visit(ctx, a, lasts) })
 	wg.Wait()

@@ -45,7 +45,8 @@ type attack struct {
 	from       lab.Target
 	program    []string // nil for none
 	tls        bool     // the well-behaved client uses HTTPS
-	// plain says that the program's first argument is the port which it attacks, and that it is told plainPort as well.
+	// plain says that the program attacks a plain server as well, from outside. Its first argument is the port or the
+	// address that it attacks.
 	plain bool
 }
 
@@ -67,15 +68,15 @@ var attacks = []attack{
 	{name: "window-0", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
 	{name: "idle", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", ingressPort, "20200"}, plain: true},
 	{name: "slow-bodies", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies", ingressPort}, plain: true},
-	{name: "syns-pod", what: "a pod begins connections to a ClusterIP without end", from: lab.Pod("attacker"), program: []string{"syns", floodedIP}},
-	{name: "syns-pod-outside", what: "a pod begins connections to the outside", from: lab.Pod("attacker"), program: []string{"syns", outsideHost}},
-	{name: "datagrams-pod", what: "a pod sends datagrams to ever new ports outside", from: lab.Pod("attacker"), program: []string{"datagrams", outsideHost, "spread"}},
-	{name: "syns-nodeport", what: "a client outside begins connections to a NodePort", from: lab.Outside(), program: []string{"syns", nodeAddr + ":" + floodedPort}},
-	{name: "syns-pool", what: "a client outside begins connections to a load balancer's address that is routed to the node, from ever new ports", from: lab.Outside(), program: []string{"syns", poolIP}},
-	{name: "syns-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "syn", manyAddrs}},
-	{name: "datagrams-pool", what: "a client outside sends datagrams from ever new ports to that address", from: lab.Outside(), program: []string{"datagrams", poolIP}},
-	{name: "datagrams-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "datagram", manyAddrs}},
-	{name: "datagrams-nodeport", what: "a client outside sends datagrams from ever new ports to a NodePort", from: lab.Outside(), program: []string{"datagrams", nodeAddr + ":" + floodedPort}},
+	{name: "syns-pod", what: "a pod begins connections to a ClusterIP without end", from: lab.Pod("attacker"), program: []string{"syns", floodedIP}, plain: true},
+	{name: "syns-pod-outside", what: "a pod begins connections to the outside", from: lab.Pod("attacker"), program: []string{"syns", outsideHost}, plain: true},
+	{name: "datagrams-pod", what: "a pod sends datagrams to ever new ports outside", from: lab.Pod("attacker"), program: []string{"datagrams", outsideHost, "spread"}, plain: true},
+	{name: "syns-nodeport", what: "a client outside begins connections to a NodePort", from: lab.Outside(), program: []string{"syns", nodeAddr + ":" + floodedPort}, plain: true},
+	{name: "syns-pool", what: "a client outside begins connections to a load balancer's address that is routed to the node, from ever new ports", from: lab.Outside(), program: []string{"syns", poolIP}, plain: true},
+	{name: "syns-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "syn", manyAddrs}, plain: true},
+	{name: "datagrams-pool", what: "a client outside sends datagrams from ever new ports to that address", from: lab.Outside(), program: []string{"datagrams", poolIP}, plain: true},
+	{name: "datagrams-pool-many", what: "the same from 65,536 addresses", from: lab.Outside(), program: []string{"from-many", poolIP, "datagram", manyAddrs}, plain: true},
+	{name: "datagrams-nodeport", what: "a client outside sends datagrams from ever new ports to a NodePort", from: lab.Outside(), program: []string{"datagrams", nodeAddr + ":" + floodedPort}, plain: true},
 }
 
 // baseYAML returns the lab: a well-behaved server on the other node, behind an Ingress and a NodePort, and a tenant's.
