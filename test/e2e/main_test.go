@@ -97,6 +97,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"use-up":         useUp,
 	"listen":         listen,
 	"tick":           tick,
+	"by-proxy":       byProxy,
 }
 
 func help(name string, args []string) int {

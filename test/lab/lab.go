@@ -60,6 +60,8 @@ type Options struct {
 	AgentFlags []string
 	// LoadBalancers are ranges of load balancers' addresses. Every node routes them into its host TAP, and forwards.
 	LoadBalancers []netip.Prefix
+	// NoHostTAP leaves nodes without a host TAP, as where no step may make one.
+	NoHostTAP bool
 	// Announced has the agents expect an announcer of ARP and NDP, which asks at AnnounceSocket.
 	Announced bool
 	// KeepCapabilities leaves the capabilities of root to the agents.
@@ -211,8 +213,8 @@ func claim(dir string) error {
 func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	cfg, err := json.Marshal(supervisor.Config{
 		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, Keeper: cmp.Or(o.Keeper, o.Product), AgentFlags: o.AgentFlags, LoadBalancers: o.LoadBalancers,
-		Announced: o.Announced,
-		Env:       environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
+		NoHostTAP: o.NoHostTAP, Announced: o.Announced,
+		Env: environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
 	})
 	if err != nil {
 		return nil, err

@@ -135,7 +135,9 @@ func (a *agent) argv() []string {
 		"--keeper", a.node.socket("keeper"),
 		"--attach-socket", a.node.socket("agent"),
 		"--local-api", a.node.socket("api"),
-		"--host-tap",
+	}
+	if !a.lab.cfg.NoHostTAP {
+		argv = append(argv, "--host-tap")
 	}
 	for _, r := range underlay.Resolvers() {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))

@@ -167,7 +167,7 @@ func (n *node) said(l *lab, name string) string {
 func (n *node) route(l *lab, ranges translate.Ranges) error {
 	before := n.ranges
 	n.ranges = before.With(ranges)
-	if n.External || n.ranges.Equal(before) {
+	if n.External || l.cfg.NoHostTAP || n.ranges.Equal(before) {
 		return nil
 	}
 	p, err := n.start(l, "host-tap", shim.Spec{Argv: n.hostTAP(l), Env: l.cfg.Env})

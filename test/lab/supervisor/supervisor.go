@@ -38,6 +38,8 @@ type Config struct {
 	AgentFlags      []string
 	// LoadBalancers are the ranges that nodes route into their host TAPs besides those of pods and Services.
 	LoadBalancers []netip.Prefix
+	// NoHostTAP leaves nodes without a host TAP.
+	NoHostTAP bool
 	// Announced has the agents expect an announcer of ARP and NDP.
 	Announced bool
 	// Env is the base environment of agents and containers.
