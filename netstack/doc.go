@@ -73,9 +73,9 @@
 // The flow's entry holds both tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where
 // answers go when their destination address does not: to the stack, for connections that it opened from somebody else's
 // address, or to the peer through whose host socket or host TAP a client came in, or to the host TAP, for routed
-// clients. The packets of such a client cross the Link as IP-in-IP between the two stack addresses; admitWrapped has the rules. IP-in-IP between other
-// addresses is a pod's own, and is treated as any other protocol. The entry of a connection that was taken over has in
-// Via how far its numbers are shifted.
+// clients. The packets of such a client cross the Link as IP-in-IP between the two stack addresses; admitWrapped has
+// the rules. IP-in-IP between other addresses is a pod's own, and is treated as any other protocol. The entry of a
+// connection that was taken over has in Via how far its numbers are shifted.
 //
 // # Changes under known flows
 //

@@ -33,8 +33,8 @@ func (p *Path) handOver(orig *packet.Tuple) (told bool) {
 	return w.handOver(s, &journey{packet: &w.latePacket, origin: origin{from: att}, orig: *orig})
 }
 
-// handOver takes the journey's flow to its gateway, and reports whether it has told that of it. A flow whose address has
-// no gateway now stays as it is: there may be one again before its pod sends something.
+// handOver takes the journey's flow to its gateway, and reports whether it has told that of it. A flow whose address
+// has no gateway now stays as it is: there may be one again before its pod sends something.
 func (w *worker) handOver(s *snapshot, j *journey) bool {
 	if !w.path.flows.Peek(&j.orig, &j.hit) || j.hit.Dir != flow.Original || j.hit.To.Space == 0 || !handover.Waits(j.hit.State) {
 		return false

@@ -29,14 +29,15 @@ type journey struct {
 	// when the packet has become that of the other end by it.
 	shift   packet.Shift
 	shifted bool
-	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To. It is also set while
-	// there is a shift.
+	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To. It is also set
+	// while there is a shift.
 	hit flow.Hit
 	// via says where the flow sends the packet when its destination address does not, as flow.Entry.Via.
 	via  uint64
 	rule uint64 // of the Policy's ruling, if it was asked
 	// moved is set when the packet's flow ended because it leaves by another node now, from the same address. The flow
-	// that it begins instead was paid for, and keeps port, which the server knows, the backend (worker.kept), and shift.
+	// that it begins instead was paid for, and keeps port, which the server knows, the backend (worker.kept), and
+	// shift.
 	moved bool
 	port  uint16
 	takes bool        // the packet is a SYN for a backend that is to take its connection over

@@ -81,8 +81,8 @@ func (w *worker) takenOver(s *snapshot, j *journey) judgement {
 	return ended
 }
 
-// takeShift takes the shift of a flow that was taken over out of j.hit, and returns false while the other backend has not
-// accepted.
+// takeShift takes the shift of a flow that was taken over out of j.hit, and returns false while the other backend has
+// not accepted.
 func (j *journey) takeShift() bool {
 	if j.hit.Via == viaRoute {
 		return false

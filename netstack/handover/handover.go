@@ -13,9 +13,9 @@
 //
 // Flows are told at 10,000 a second at most, and those that are only moved, since there is no notice of their protocol
 // or this node is the gateway, count as a tenth of one. The owners of flows take turns, so a pod with many flows keeps
-// others waiting for no longer than it takes to tell as many of theirs. Nor does it take the repetitions from them: what
-// was told first is repeated while the rest is still told (rounds). Flows that neither end has anything to say about,
-// such as closed ones, are left out.
+// others waiting for no longer than it takes to tell as many of theirs. Nor does it take the repetitions from them:
+// what was told first is repeated while the rest is still told (rounds). Flows that neither end has anything to say
+// about, such as closed ones, are left out.
 package handover
 
 import (
@@ -35,8 +35,8 @@ type Options struct {
 	// Exits returns how pods leave now; nil while nothing leaves as a packet.
 	Exits func() *exit.Table
 	// Tell moves the flow with the original tuple orig to its gateway if it is another one's, and tells that of it. It
-	// reports whether it has told something. Where there is no such flow any more, or it does not wait or has no gateway
-	// now, it does nothing. orig is borrowed.
+	// reports whether it has told something. Where there is no such flow any more, or it does not wait or has no
+	// gateway now, it does nothing. orig is borrowed.
 	Tell func(orig *packet.Tuple) bool
 	// Now is a monotonic clock.
 	Now func() time.Time

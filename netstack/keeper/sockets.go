@@ -47,7 +47,8 @@ const coalesces = "+gro"
 type filer interface{ File() (*os.File, error) }
 
 // Listen returns the listening socket of the agent before, or a new one. It does not speak Multipath TCP, as listeners
-// of package net do by themselves: what such a socket accepts has not all options of TCP, and a relay could not join it.
+// of package net do by themselves: what such a socket accepts has not all options of TCP, and a relay could not join
+// it.
 func (s *Sockets) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	key := socketKey(network, address)
 	if f := s.take(key); f != nil {

@@ -120,7 +120,8 @@ func (a *Acceptor) Ready(_ uint32, buf []byte) []byte {
 	return buf
 }
 
-// accept is accept4(2). A raw call does not tell the Go runtime, for which a call that does not block is the dearer one.
+// accept is accept4(2). A raw call does not tell the Go runtime, for which a call that does not block is the dearer
+// one.
 func accept(listener int) (fd int, from netip.AddrPort, err error) {
 	var sa unix.RawSockaddrAny
 	size := uint32(unsafe.Sizeof(sa))

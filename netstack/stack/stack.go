@@ -339,8 +339,8 @@ func (s *Stack) Adopt(conn int, client, to netip.AddrPort, told tcprelay.Told) e
 	return withPort(client, func(client netip.AddrPort) error { return s.relay.Adopt(conn, client, to, told) })
 }
 
-// Accept calls each for the connections that a TCP listener of the host accepts, and which Adopt may take. It takes over
-// l unless it returns an error. See poll.Poller.Accept.
+// Accept calls each for the connections that a TCP listener of the host accepts, and which Adopt may take. It takes
+// over l unless it returns an error. See poll.Poller.Accept.
 func (s *Stack) Accept(l net.Listener, each func(fd int, client netip.AddrPort)) (*poll.Acceptor, error) {
 	c, ok := l.(poll.Listener)
 	if !ok {

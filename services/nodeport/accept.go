@@ -16,8 +16,8 @@ import (
 
 // Acceptor accepts the connections of a listener (Options.Accept).
 type Acceptor interface {
-	// Wait waits until accepting fails or Close was called. It returns how many connections were accepted since the Wait
-	// before. Nothing is accepted from then on until the next Wait.
+	// Wait waits until accepting fails or Close was called. It returns how many connections were accepted since the
+	// Wait before. Nothing is accepted from then on until the next Wait.
 	Wait() (accepted int, err error)
 	// Close may be called again.
 	Close()

@@ -83,7 +83,8 @@ func adoptBy(t *testing.T, join func(context.Context, *net.TCPConn, netip.AddrPo
 	}
 }
 
-// A client that is adopted needs no goroutine. Its Use hears of the answer and of the end, and it is counted until then.
+// A client that is adopted needs no goroutine. Its Use hears of the answer and of the end, and it is counted until
+// then.
 func TestAdopt(t *testing.T) {
 	u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
 	type adoption struct {

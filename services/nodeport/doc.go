@@ -27,9 +27,9 @@
 // direction is passed on as a half-close. A failure is passed on as a reset, after the data that the failed end had
 // sent before.
 //
-// Where clients are accepted. The Accept option has a listener's clients accepted where TAPs are read, and a client whose
-// turn comes at once is joined to its backend there (adopt): no goroutine is woken for it, then or later. Without it,
-// and for clients that wait or are not joined, there is a goroutine for each.
+// Where clients are accepted. The Accept option has a listener's clients accepted where TAPs are read, and a client
+// whose turn comes at once is joined to its backend there (adopt): no goroutine is woken for it, then or later. Without
+// it, and for clients that wait or are not joined, there is a goroutine for each.
 //
 // Opening in turn. To open a connection to a backend costs much more than to accept a client, who may reset it at once.
 // So accepted clients wait in a line in which each client's network has its turn after the others (openings), and for

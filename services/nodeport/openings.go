@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,10 +27,9 @@ type openings struct {
 	waiting *share.Limit[netip.Prefix, *arrival] // those who wait, each with a descriptor
 
 	mu    sync.Mutex // guards what follows
-	free  int
+	most  int        // turns at once
 	line  share.Line[netip.Prefix, *arrival]
-	first *arrival    // of those that have their turn the one that has had it for longest, and the others after it
-	last  *arrival    // the one that got its turn last
+	turns []*arrival  // those that have their turn, the one that has had it for longest first
 	late  *time.Timer // ends turns that take too long; it runs while somebody waits
 }
 
@@ -42,13 +42,12 @@ type arrival struct {
 	turn     chan bool // gets true when it is the client's turn, false when the client lost its place
 
 	// The mutex of the openings guards what follows.
-	has, left  bool      // it has its turn, or had it; it has left
-	since      time.Time // when its turn began
-	prev, next *arrival  // of those that have their turn
+	has, left bool      // it has its turn, or had it; it has left
+	since     time.Time // when its turn began
 }
 
 func newOpenings(most int) *openings {
-	return &openings{waiting: share.New[netip.Prefix, *arrival](share.Options[netip.Prefix]{Total: most}), free: mostOpening()}
+	return &openings{waiting: share.New[netip.Prefix, *arrival](share.Options[netip.Prefix]{Total: most}), most: mostOpening()}
 }
 
 // admit puts a client into the line, or gives it its turn at once. When too many wait, the client with the most of them
@@ -78,14 +77,13 @@ func (o *openings) admit(conn io.Closer, owner netip.Prefix) *arrival {
 func (o *openings) serve() {
 	now := time.Now()
 	for o.line.Len() > 0 {
-		if o.free == 0 {
-			if wait := brief - now.Sub(o.first.since); wait > 0 {
+		if len(o.turns) == o.most {
+			if wait := brief - now.Sub(o.turns[0].since); wait > 0 {
 				o.alarm(wait)
 				return
 			}
-			o.first.end()
+			o.turns[0].end()
 		}
-		o.free--
 		o.line.Next().Value.begin(now)
 	}
 }
@@ -107,12 +105,8 @@ func (o *openings) alarm(d time.Duration) {
 func (a *arrival) begin(now time.Time) {
 	o := a.openings
 	o.waiting.Release(&a.claim)
-	a.has, a.since, a.prev = true, now, o.last
-	if o.last = a; a.prev != nil {
-		a.prev.next = a
-	} else {
-		o.first = a
-	}
+	a.has, a.since = true, now
+	o.turns = append(o.turns, a)
 	a.turn <- true
 }
 
@@ -120,18 +114,8 @@ func (a *arrival) begin(now time.Time) {
 func (a *arrival) end() {
 	o := a.openings
 	a.left = true
-	if a.prev != nil {
-		a.prev.next = a.next
-	} else {
-		o.first = a.next
-	}
-	if a.next != nil {
-		a.next.prev = a.prev
-	} else {
-		o.last = a.prev
-	}
-	a.prev, a.next = nil, nil
-	o.free++
+	i := slices.Index(o.turns, a) // there are few
+	o.turns = slices.Delete(o.turns, i, i+1)
 }
 
 // lose takes a, which has lost its claim, out of the line and resets its connection. If its turn has come meanwhile, it

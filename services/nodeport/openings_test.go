@@ -122,7 +122,7 @@ func has(a *arrival) string {
 func TestOpeningsInTurn(t *testing.T) {
 	greedy, modest := netip.MustParsePrefix("203.0.113.1/32"), netip.MustParsePrefix("203.0.113.2/32")
 	o := newOpenings(4)
-	o.free = 1
+	o.most = 1
 	busy := o.admit(&closer{}, greedy)
 	if got := has(busy); got != "turn" {
 		t.Fatalf("the first client %s", got)
@@ -162,8 +162,8 @@ func TestOpeningsInTurn(t *testing.T) {
 		}
 		a.leave()
 	}
-	if o.free != 1 || o.line.Len() != 0 || o.waiting.Stats().Held != 0 {
-		t.Errorf("in the end %d are free, %d are in the line and %d held", o.free, o.line.Len(), o.waiting.Stats().Held)
+	if len(o.turns) != 0 || o.line.Len() != 0 || o.waiting.Stats().Held != 0 {
+		t.Errorf("in the end %d have their turn, %d are in the line and %d held", len(o.turns), o.line.Len(), o.waiting.Stats().Held)
 	}
 }
 
@@ -171,7 +171,7 @@ func TestOpeningsInTurn(t *testing.T) {
 func TestOpeningsThatTakeLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOpenings(4)
-		o.free = 1
+		o.most = 1
 		owner := netip.MustParsePrefix("203.0.113.1/32")
 		first, second, third := o.admit(&closer{}, owner), o.admit(&closer{}, owner), o.admit(&closer{}, owner)
 		if !first.wait(t.Context()) {
@@ -191,8 +191,8 @@ func TestOpeningsThatTakeLong(t *testing.T) {
 		synctest.Wait()
 		first.leave()
 		second.leave()
-		if o.free != 1 || o.line.Len() != 0 || o.waiting.Stats().Held != 0 {
-			t.Errorf("in the end %d are free, %d are in the line and %d held", o.free, o.line.Len(), o.waiting.Stats().Held)
+		if len(o.turns) != 0 || o.line.Len() != 0 || o.waiting.Stats().Held != 0 {
+			t.Errorf("in the end %d have their turn, %d are in the line and %d held", len(o.turns), o.line.Len(), o.waiting.Stats().Held)
 		}
 	})
 }

@@ -51,11 +51,11 @@ type Options struct {
 	// same as a Join that never can.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (left *net.TCPConn, refused bool)
 	// Accept calls each, which does not block, for each connection that l accepts. fd is the connection's descriptor,
-	// which does not block either and belongs to the one who is called. It takes over l, or returns nil if it cannot, and
-	// nil is the same as an Accept that never can. Then the Proxy accepts by itself.
+	// which does not block either and belongs to the one who is called. It takes over l, or returns nil if it cannot,
+	// and nil is the same as an Accept that never can. Then the Proxy accepts by itself.
 	Accept func(l net.Listener, each func(fd int, client netip.AddrPort)) Acceptor
-	// Adopt is Join for what Accept has brought, and does not wait. It calls answered as Join does, and once, in the end,
-	// ended with what Join would return. It takes over fd if it returns true. It may call both before it returns.
+	// Adopt is Join for what Accept has brought, and does not wait. It calls answered as Join does, and once, in the
+	// end, ended with what Join would return. It takes over fd if it returns true. It may call both before it returns.
 	Adopt func(fd int, client, backend netip.AddrPort, answered func(bool), ended func(left *net.TCPConn)) bool
 	// Door makes a Door of a UDP socket, and takes it over.
 	Door func(conn *net.UDPConn) (Door, error)
