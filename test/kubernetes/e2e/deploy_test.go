@@ -56,22 +56,10 @@ func TestKeeperReplaced(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
 	s := service(t, ns, len(pods), func(s *corev1.Service) {
-		s.Spec.Ports = []corev1.ServicePort{{Name: "iperf", Port: 5001}}
+		s.Spec.Ports = []corev1.ServicePort{{Name: "iperf", Port: iperfPort}}
 	})
-	for _, p := range pods {
-		if _, err := inPod(t.Context(), p, "sh", "-c", "iperf --server --daemon >/dev/null 2>&1"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	type result struct {
-		report string
-		err    error
-	}
-	done := make(chan result, 1)
-	go func() {
-		report, err := inPod(t.Context(), pods[0], "iperf", "--client", s.Spec.ClusterIP, "--time", "25", "--interval", "1", "--bandwidth", "20M", "--reportstyle", "C")
-		done <- result{report, err}
-	}()
+	iperf(t, pods)
+	c := newStream(t, pods[0], s.Spec.ClusterIP)
 	replace(t, keepers)
 	for _, n := range state.Nodes {
 		eventually(t, soon, "everything given back on "+n.Name, func() error {
@@ -82,14 +70,9 @@ func TestKeeperReplaced(t *testing.T) {
 			return err
 		})
 	}
+	c.goesOn(t)
 	replace(t, agents)
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	if still, lines := transferred(r.report); lines < 20 || !still {
-		t.Errorf("the connection stood still at its end, or ended early:\n%s", r.report)
-	}
+	c.goesOn(t)
 }
 
 // replace deletes the pods of one of Tapestry's DaemonSets, all of them or those on these nodes. It returns when their

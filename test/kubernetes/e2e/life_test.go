@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,25 +19,12 @@ func TestAgentPodDeleted(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
 	s := service(t, ns, len(pods), func(s *corev1.Service) {
-		s.Spec.Ports = []corev1.ServicePort{{Name: "iperf", Port: 5001}}
+		s.Spec.Ports = []corev1.ServicePort{{Name: "iperf", Port: iperfPort}}
 	})
-	for _, p := range pods {
-		if _, err := inPod(t.Context(), p, "sh", "-c", "iperf --server --daemon >/dev/null 2>&1"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	targets := map[string]string{"the Service": s.Spec.ClusterIP, "here": pods[0].Status.PodIP, "there": pods[1].Status.PodIP}
-	type result struct {
-		to, report string
-		err        error
-	}
-	results := make(chan result)
-	for to, addr := range targets {
-		go func() {
-			// The rate is small, since every segment matters and not their number.
-			report, err := inPod(t.Context(), pods[0], "iperf", "--client", addr, "--time", "25", "--interval", "1", "--bandwidth", "20M", "--reportstyle", "C")
-			results <- result{to, report, err}
-		}()
+	iperf(t, pods)
+	var streams []*stream
+	for _, to := range []string{s.Spec.ClusterIP, pods[0].Status.PodIP, pods[1].Status.PodIP} {
+		streams = append(streams, newStream(t, pods[0], to))
 	}
 	list, err := client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: agents})
 	if err != nil {
@@ -66,33 +52,9 @@ func TestAgentPodDeleted(t *testing.T) {
 		})
 		t.Logf("%s: a new agent after %v", p.Spec.NodeName, time.Since(began).Round(time.Millisecond))
 	}
-	for range targets {
-		r := <-results
-		if r.err != nil {
-			t.Errorf("connection to %s: %v", r.to, r.err)
-			continue
-		}
-		if still, lines := transferred(r.report); lines < 20 || !still {
-			t.Errorf("connection to %s: stood still at its end, or ended early:\n%s", r.to, r.report)
-		}
+	for _, s := range streams {
+		s.goesOn(t)
 	}
-}
-
-// transferred reads iperf's report. The report has one line for each second and one for all, with date, addresses,
-// ports, ID, seconds, bytes and rate. transferred reports whether bytes were transferred in the last seconds.
-func transferred(report string) (atEnd bool, lines int) {
-	all := strings.Split(strings.TrimSpace(report), "\n")
-	for i, line := range all {
-		f := strings.Split(line, ",")
-		if len(f) < 9 {
-			continue
-		}
-		lines++
-		if n, err := strconv.ParseInt(f[7], 10, 64); err == nil && n > 0 && i >= len(all)-4 && i < len(all)-1 {
-			atEnd = true
-		}
-	}
-	return atEnd, lines
 }
 
 // TestControlPlaneGone: existing traffic goes on without the API server, and later changes are served.

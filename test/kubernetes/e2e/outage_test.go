@@ -332,13 +332,14 @@ func TestAgentWithoutControlPlane(t *testing.T) {
 			}
 		}
 	})
-	// again kills processes, and waits for another agent that is ready.
-	again := func(kill string) {
+	// again kills processes, and waits for another agent that is ready. It returns when they were killed.
+	again := func(kill string) (killed time.Time) {
 		t.Helper()
 		before := tapestryOn(t, n)["agent"]
 		if _, err := onNode(t.Context(), n.Name, "sh", "-c", kill); err != nil {
 			t.Fatal(err)
 		}
+		killed = time.Now()
 		eventually(t, soon, "another agent that is ready with saved objects", func() error {
 			if now := agentProcess(n); now == "" || now == before {
 				return errors.New("there is no other agent")
@@ -349,14 +350,15 @@ func TestAgentWithoutControlPlane(t *testing.T) {
 			}
 			return err
 		})
+		return killed
 	}
 	for _, c := range []struct{ what, process string }{{"SIGKILL of the agent", "agent"}, {"SIGKILL of its container", "supervise"}} {
 		w, end := o.watch()
-		again(`for p in /proc/[0-9]*; do
+		killed := again(`for p in /proc/[0-9]*; do
 			case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "/tapestry ` + c.process + ` "*) kill -KILL "${p#/proc/}";; esac
 		done`)
 		end()
-		o.report(c.what+" while no API server answers", w)
+		o.report(c.what+" while no API server answers", w, killed)
 	}
 	// With its sandbox the pod is begun anew, and its init steps run again.
 	began := time.Now()
