@@ -134,8 +134,9 @@ func (c *Conn) socket() syscall.Conn {
 
 // Gone reports whether the other end has closed, even when data that it sent before was not read yet.
 func (c *Conn) Gone() bool {
-	is, err := c.is(unix.POLLRDHUP, unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR)
-	return is || errors.Is(err, net.ErrClosed) || c.isClosed()
+	// It fails while the Conn becomes quiet, or is closed.
+	is, _ := c.is(unix.POLLRDHUP, unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR)
+	return is || c.isClosed()
 }
 
 // More reports whether Receive would return at once.
@@ -288,7 +289,7 @@ func (c *Conn) Call(ctx context.Context, request, answer any, fds ...int) ([]int
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	c.conn.Close()
+	_ = c.Close()
 	return nil, err
 }
 

@@ -22,8 +22,8 @@ type quiet struct {
 }
 
 // Quiet makes messages that come while nobody receives wake no thread, nor those that the other end receives. From then
-// on Receive keeps a thread, and of the other methods only TrySend, ReceiveUntil, Gone and Close may be called. It must
-// not be called while another goroutine receives.
+// on Receive keeps a thread, and of the other methods only TrySend, ReceiveUntil, More, Gone, Peer and Close may be
+// called. It must not be called while another goroutine receives.
 func (c *Conn) Quiet() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
