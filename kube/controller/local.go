@@ -28,8 +28,12 @@ func localOf(objs *kube.Objects) *local {
 	}
 	for _, n := range objs.Nodes {
 		for _, at := range n.Status.Addresses {
-			if a, err := netip.ParseAddr(at.Address); err == nil && at.Type == corev1.NodeInternalIP {
-				l.nodes[a.Unmap()] = append(l.nodes[a.Unmap()], n.Name)
+			a, err := netip.ParseAddr(at.Address)
+			if err != nil || at.Type != corev1.NodeInternalIP {
+				continue
+			}
+			if list := l.nodes[a.Unmap()]; len(list) == 0 || list[len(list)-1] != n.Name { // a Node may repeat one
+				l.nodes[a.Unmap()] = append(list, n.Name)
 			}
 		}
 	}
