@@ -202,14 +202,15 @@ func (w *work) wish(svc *corev1.Service) *wish {
 // keep lets a Service keep what its status says, but for families that it asks for no longer.
 func (w *work) keep(s *wish) {
 	var has []netip.Addr
+	seen := map[netip.Addr]bool{}
 	c := meta.FindStatusCondition(s.svc.Status.Conditions, Condition)
 	s.onNodes, s.shared = c != nil && c.Reason == OnNodes, len(portsIn(&s.svc.Status.LoadBalancer)) > 0
 	for _, in := range s.svc.Status.LoadBalancer.Ingress {
 		a, err := netip.ParseAddr(in.IP)
-		if a = a.Unmap(); err != nil || slices.Contains(has, a) { // others may write a status, too
+		if a = a.Unmap(); err != nil || seen[a] { // others may write a status, too
 			continue
 		}
-		has = append(has, a)
+		has, seen[a] = append(has, a), true
 		if p := w.poolOf(a); p != nil && p.nodes {
 			s.onNodes, s.pool = true, cmp.Or(s.pool, p)
 		}
@@ -218,7 +219,7 @@ func (w *work) keep(s *wish) {
 		// Its status names those alone that have endpoints, and the others wait for some. Those that it names may be
 		// none of the pool's any more.
 		if s.pool = cmp.Or(s.pool, w.nodesFor(s)); s.pool != nil {
-			has = append(has, slices.DeleteFunc(slices.Clone(s.pool.addrs), func(a netip.Addr) bool { return slices.Contains(has, a) })...)
+			has = append(has, slices.DeleteFunc(slices.Clone(s.pool.addrs), func(a netip.Addr) bool { return seen[a] })...)
 		}
 	}
 	for _, a := range has {
