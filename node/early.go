@@ -25,11 +25,10 @@ type early struct {
 
 	over atomic.Bool // set once, under mu
 
-	mu     sync.Mutex // guards what follows, and is held while it is delivered
-	kept   []*earlyAccount
-	byPeer map[uint64]*earlyAccount
-	most   share.Ranking[said]
-	bytes  int // as charged, of all peers
+	mu    sync.Mutex // guards what follows, and is held while it is delivered
+	kept  map[uint64]*earlyAccount
+	most  share.Ranking[said]
+	bytes int // as charged, of all peers
 }
 
 // said is what one peer has said, in that order.
@@ -70,14 +69,13 @@ func (e *early) keep(peer uint64, packets [][]byte) bool {
 }
 
 func (e *early) account(peer uint64) *earlyAccount {
-	a := e.byPeer[peer]
+	a := e.kept[peer]
 	if a == nil {
-		if e.byPeer == nil {
-			e.byPeer = map[uint64]*earlyAccount{}
+		if e.kept == nil {
+			e.kept = map[uint64]*earlyAccount{}
 		}
 		a = &earlyAccount{Of: said{peer: peer}}
-		e.byPeer[peer] = a
-		e.kept = append(e.kept, a)
+		e.kept[peer] = a
 		e.most.Add(a)
 	}
 	return a
@@ -113,6 +111,6 @@ func (e *early) end() {
 			e.to(a.Of.peer, some)
 		}
 	}
-	e.kept, e.byPeer, e.most = nil, nil, share.Ranking[said]{}
+	e.kept, e.most = nil, share.Ranking[said]{}
 	e.over.Store(true)
 }
