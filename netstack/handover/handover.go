@@ -14,8 +14,9 @@
 // Flows are told at 10,000 a second at most, and those that are only moved, since there is no notice of their protocol
 // or this node is the gateway, count as a tenth of one. The owners of flows take turns, so a pod with many flows keeps
 // others waiting for no longer than it takes to tell as many of theirs. Nor does it take the repetitions from them:
-// what was told first is repeated while the rest is still told (rounds). Flows that neither end has anything to say
-// about, such as closed ones, are left out.
+// what was told first is repeated while the rest is still told (rounds). Each change of a gateway begins anew, but with
+// those of an owner's flows that were told the least: one that changes without a pause keeps nobody waiting either.
+// Flows that neither end has anything to say about, such as closed ones, are left out.
 package handover
 
 import (
@@ -80,7 +81,7 @@ func (h *Handover) Run(ctx context.Context) {
 			for _, a := range moved {
 				r.since[a] = now
 			}
-			r.begin(h.flows(r.since), now)
+			r.begin(h.flows(r.since, r.said(now)), now)
 		case <-wait:
 			if over {
 				r.anew(h.o.Now())
@@ -112,17 +113,24 @@ func (h *Handover) burst(r *rounds) bool {
 	return true
 }
 
-// flows returns the flows of the addresses, the first of each owner before the second of any.
-func (h *Handover) flows(of map[packet.Addr]time.Time) (list []told) {
-	owned := map[uint64]uint32{}
+// flows returns the flows of the addresses, the first of each owner before the second of any. Of an owner's flows those
+// come first of which said, how often each was told, says the least: while gateways change all the time, each is told
+// at some time.
+func (h *Handover) flows(of map[packet.Addr]time.Time, said map[packet.Tuple]int) (list []told) {
 	h.o.Flows.Range(func(e *flow.Entry, info flow.Info) bool {
 		// A flow that came in by a space is another node's pod's, and that node tells it.
 		if _, ok := of[e.Reply.Dst]; ok && e.Orig.Space == 0 && e.Reply.Space != 0 && Waits(info.State) {
-			list = append(list, told{e.Orig, owned[e.Owner]})
-			owned[e.Owner]++
+			list = append(list, told{orig: e.Orig, addr: e.Reply.Dst, owner: e.Owner, times: said[e.Orig]})
 		}
 		return true
 	})
+	slices.SortStableFunc(list, func(a, b told) int { return cmp.Compare(a.times, b.times) })
+	owned := map[uint64]int{}
+	for i := range list {
+		f := &list[i]
+		f.nth = owned[f.owner]
+		owned[f.owner]++
+	}
 	slices.SortStableFunc(list, func(a, b told) int { return cmp.Compare(a.nth, b.nth) })
 	return list
 }

@@ -216,6 +216,46 @@ func TestHog(t *testing.T) {
 	})
 }
 
+// While the gateway of another address changes without a pause, each flow of a pod with very many is told, and the one
+// of another pod is repeated.
+func TestFlapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many, one, flaps = 5000, 40000, 12
+		f := newFlows(t)
+		for port := range uint16(many) {
+			f.add(port, 3, ours, flow.Established, 0)
+		}
+		f.add(one, 4, ours, flow.Established, 0)
+		f.add(one+1, 5, theirs, flow.Established, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		h := f.run(ctx)
+		count := map[uint16]int{}
+		for i := range flaps {
+			time.Sleep(200 * time.Millisecond)
+			synctest.Wait()
+			next := exit.New(exit.Config{
+				Pods:     exit.Pods{Addresses: []netip.Addr{ours, theirs}},
+				Gateways: map[netip.Addr]exit.Gateway{ours: here, theirs: {Peer: uint64(8 + i%2)}},
+			})
+			told, _ := f.take(next)
+			for _, port := range told {
+				count[port]++
+			}
+			h.Changed()
+		}
+		for port := range uint16(many) {
+			if n := count[port]; n < 3 {
+				t.Fatalf("flow %d of the pod with many is told %d times", port, n)
+			}
+		}
+		if count[one] < flaps || count[one+1] < flaps {
+			t.Errorf("the flows of the pods with one are told %d and %d times, want %d", count[one], count[one+1], flaps)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 // Flows of which there is nothing to tell are moved ten times as fast.
 func TestSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// again is the time between the beginnings of two rounds, and settled is how long after a change of its gateway the
-	// last round of an address begins. Gateways change by beats, eight of which come in a second.
+	// again is the time between the beginnings of two rounds, and settled is how long after the last change of a
+	// gateway the last round begins. Gateways change by beats, eight of which come in a second.
 	again, settled = 250 * time.Millisecond, 2 * time.Second
 	// burst is how many flows are told at once, and pause is the time from one burst to the next.
 	burst, pause = 100, 10 * time.Millisecond
@@ -21,8 +21,11 @@ const (
 
 // told is a flow that is told.
 type told struct {
-	orig packet.Tuple
-	nth  uint32 // of its owner
+	orig  packet.Tuple
+	addr  packet.Addr // from which it leaves
+	owner uint64
+	times int // how often it was told since the gateway of addr changed
+	nth   int // among its owner's
 }
 
 // rounds says which flow is told when. A round takes as long as again at most. While some address has not settled, half
@@ -45,21 +48,37 @@ func (r *rounds) begin(list []told, now time.Time) {
 	*r = rounds{since: r.since, list: list, began: now}
 }
 
+// said returns how often flows were told. What was told before the gateway of their address changed, perhaps now, does
+// not count.
+func (r *rounds) said(now time.Time) map[packet.Tuple]int {
+	times := map[packet.Tuple]int{}
+	for i := range r.list {
+		if f := &r.list[i]; f.times > 0 && r.since[f.addr].Before(now) {
+			times[f.orig] = f.times
+		}
+	}
+	return times
+}
+
 // next returns the next flow of this round, nil when the round is over. The caller says by spend what it cost.
 func (r *rounds) next() *told {
 	repeats := roundCost
 	if r.done < len(r.list) {
 		repeats = roundCost / 2
 	}
+	var f *told
 	switch {
 	case r.repeated < r.first && r.spent < repeats:
+		f = &r.list[r.repeated]
 		r.repeated++
-		return &r.list[r.repeated-1]
 	case r.done < len(r.list) && (r.spent < roundCost || r.last):
+		f = &r.list[r.done]
 		r.done++
-		return &r.list[r.done-1]
+	default:
+		return nil
 	}
-	return nil
+	f.times++
+	return f
 }
 
 func (r *rounds) spend(cost int) { r.spent += cost }
