@@ -39,7 +39,7 @@ type Listener interface {
 
 // Accept accepts the connections of a TCP listener, which it takes over, unless it returns an error. It calls each,
 // which must not block, with each connection's descriptor, which does not block either and belongs to the one who is
-// called, and the address of the client.
+// called, and the address of the client, without a zone.
 func (p *Poller) Accept(l Listener, each func(fd int, from netip.AddrPort)) (*Acceptor, error) {
 	raw, err := l.SyscallConn()
 	if err != nil {
@@ -98,7 +98,7 @@ func (a *Acceptor) Ready(_ uint32, buf []byte) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for range acceptTurn {
-		if a.closed {
+		if a.closed || a.rests { // called without an event
 			return buf
 		}
 		fd, from, err := accept(a.fd)
@@ -106,6 +106,7 @@ func (a *Acceptor) Ready(_ uint32, buf []byte) []byte {
 		case err == nil:
 			a.accepted++
 			a.each(fd, from)
+			a.watch.Lasts()
 		case errors.Is(err, unix.EAGAIN):
 			a.watch.Arm(unix.EPOLLIN)
 			return buf
@@ -136,11 +137,8 @@ func accept(listener int) (fd int, from netip.AddrPort, err error) {
 		from = netip.AddrPortFrom(netip.AddrFrom4(in.Addr), order(in.Port))
 	case unix.AF_INET6:
 		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
-		addr := netip.AddrFrom16(in.Addr).Unmap()
-		if in.Scope_id != 0 && addr.IsLinkLocalUnicast() {
-			addr = addr.WithZone(zone(in.Scope_id))
-		}
-		from = netip.AddrPortFrom(addr, order(in.Port))
+		// To ask the kernel for the name of a zone may take long.
+		from = netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), order(in.Port))
 	}
 	return int(n), from, nil
 }
@@ -149,12 +147,4 @@ func accept(listener int) (fd int, from netip.AddrPort, err error) {
 func order(port uint16) uint16 {
 	b := *(*[2]byte)(unsafe.Pointer(&port))
 	return uint16(b[0])<<8 | uint16(b[1])
-}
-
-// zone returns the name of an interface, as package net gives it.
-func zone(index uint32) string {
-	if i, err := net.InterfaceByIndex(int(index)); err == nil {
-		return i.Name
-	}
-	return fmt.Sprint(index)
 }

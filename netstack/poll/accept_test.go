@@ -64,6 +64,42 @@ func TestAccept(t *testing.T) {
 	}
 }
 
+// Clients that wait are accepted in turns, between which others are handled.
+func TestAcceptTurn(t *testing.T) {
+	const turn, clients = 16, 40
+	p := newPoller(t, 1)
+	other, far := newEnd(t, p, true)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range clients {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	came := make(chan int, clients)
+	a, err := p.Accept(l.(*net.TCPListener), func(fd int, _ netip.AddrPort) {
+		if len(came) == 0 {
+			_, _ = far.WriteString("other")
+		}
+		unix.Close(fd)
+		came <- len(other.heard)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	await.Until(t, "all are accepted", func() bool { return len(came) == clients })
+	for i := range clients {
+		if heard := <-came; (heard == 1) != (i >= turn) {
+			t.Errorf("before client %d others were handled %d times", i, heard)
+		}
+	}
+}
+
 // Where accepting fails, Wait tells, and nothing is accepted until the next Wait.
 func TestAcceptFails(t *testing.T) {
 	p := newPoller(t, 2)

@@ -1,9 +1,10 @@
 // Package poll waits for any number of descriptors (of TAPs and sockets) with a few goroutines, its loops.
 //
 // Each loop takes whichever descriptor is ready next. So busy descriptors spread over the processors by themselves, and
-// an idle one costs only a table entry. A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler
-// arms it again, and what arrives meanwhile wakes nobody. The runtime's own poller is edge-triggered and cannot do
-// this: with it a flood of packets woke a second thread for nothing thousands of times a second.
+// an idle one costs only a table entry. One loop at most sleeps, and the others are parked (standby). Listeners may be
+// accepted from here, too (Accept). A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler arms
+// it again, and what arrives meanwhile wakes nobody. The runtime's own poller is edge-triggered and cannot do this:
+// with it a flood of packets woke a second thread for nothing thousands of times a second.
 package poll
 
 import (
@@ -54,11 +55,12 @@ type Poller struct {
 	busyAt  atomic.Int64 // when a loop last had much to do, in nanoseconds since start
 	lingers atomic.Bool  // a loop is in linger
 
-	yield   atomic.Bool  // a handler has made a goroutine ready (Yield)
-	running atomic.Int32 // loops whose handler is not waiting (Waiting)
-	standby standby      // those of running that have nothing to do
-	closing atomic.Bool
-	ended   sync.WaitGroup
+	lookedAt atomic.Int64 // when a loop last looked for events, in nanoseconds since start
+	yield    atomic.Bool  // a handler has made a goroutine ready (Yield)
+	running  atomic.Int32 // loops whose handler is not waiting (Waiting)
+	standby  standby      // those of running that have nothing to do
+	closing  atomic.Bool
+	ended    sync.WaitGroup
 }
 
 // wakeSlot is the epoll data of the descriptor that ends all loops. The epoll data of a Watch is its slot in the table.
@@ -122,6 +124,16 @@ func (p *Poller) Waiting(begin bool) {
 func (p *Poller) Yield() {
 	if !p.yield.Load() {
 		p.yield.Store(true)
+	}
+}
+
+// Lasts tells the Poller that a call of the handler goes on. Handlers that may take long say so now and then: another
+// loop goes on in their stead when none has looked for events for a millisecond.
+func (w *Watch) Lasts() {
+	p := w.p
+	if p.now()-time.Duration(p.lookedAt.Load()) > alone && !p.standby.sleeping.Load() {
+		p.lookedAt.Store(int64(p.now())) // once is enough
+		p.standby.call()
 	}
 }
 
@@ -243,6 +255,7 @@ func (p *Poller) loop() {
 			r.found = p.now()
 		}
 		r.woke(p.now())
+		p.lookedAt.Store(int64(r.last))
 		if n != 1 {
 			if errno == unix.EINTR {
 				continue

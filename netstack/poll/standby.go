@@ -17,7 +17,8 @@ type standby struct {
 	parked []chan struct{}
 }
 
-// alone is how long a loop finds one event after the other before it calls another loop, if none sleeps.
+// alone is how long a loop finds one event after the other, or handles one, before it calls another loop, if none
+// sleeps.
 const alone = time.Millisecond
 
 // sleep reports whether the calling loop is the one to sleep at the epoll instance.

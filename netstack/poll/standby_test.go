@@ -2,13 +2,16 @@ package poll_test
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // waiter is a Handler that waits for something other than a descriptor.
@@ -69,6 +72,60 @@ func TestHandlersThatWait(t *testing.T) {
 	}
 	for _, w := range waiters {
 		close(w.heard)
+	}
+}
+
+// laster is a Handler that goes on until somebody else was handled.
+type laster struct {
+	end
+	other *end
+	far   *os.File // the other's
+	got   chan string
+}
+
+func (l *laster) Ready(_ uint32, buf []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n, err := unix.Read(l.fd, buf); n != 1 || err != nil {
+		return buf
+	}
+	_, _ = l.far.WriteString("other")
+	for until := time.Now().Add(await.Patience); len(l.other.heard) == 0 && time.Now().Before(until); {
+		l.watch.Lasts()
+	}
+	select {
+	case s := <-l.other.heard:
+		l.got <- s
+	default:
+		l.got <- "nothing"
+	}
+	l.watch.Arm(poll.In)
+	return buf
+}
+
+// While a handler goes on, another loop takes its place, though none had anything to do before.
+func TestLasts(t *testing.T) {
+	p := newPoller(t, 2)
+	other, far := newEnd(t, p, true)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &laster{end: end{fd: pair[0]}, other: other, far: far, got: make(chan string, 1)}
+	l.mu.Lock()
+	l.watch, err = p.Add(l.fd, l, poll.In)
+	l.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.watch.Close(); unix.Close(pair[0]); unix.Close(pair[1]) })
+	for range 20 {
+		if _, err := unix.Write(pair[1], []byte("w")); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-l.got; got != "other" {
+			t.Fatalf("amid a long call %s was handled", got)
+		}
 	}
 }
 
