@@ -346,11 +346,7 @@ func (s *Stack) Accept(l net.Listener, each func(fd int, client netip.AddrPort))
 	if !ok {
 		return nil, errors.ErrUnsupported
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	if err := tcprelay.Prepare(raw); err != nil {
+	if err := tcprelay.Prepare(c); err != nil {
 		return nil, err
 	}
 	return s.poller.Accept(c, each)

@@ -54,13 +54,12 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
-	account   *account           // of the owner that began it
-	joined    bool               // it began with Adopt or Join
-	over      func(*net.TCPConn) // Told.Ended; nil for none
-	head      head               // of the pod's SYN
-	tell      func(bool)         // Told.Answered; nil for none
-	failed    error              // why the host socket was not connected; set before hostGone is noted
-	spare     *net.TCPConn       // the client, whom the pod refused
+	account   *account     // of the owner that began it
+	joined    bool         // it began with Adopt or Join
+	head      head         // of the pod's SYN
+	told      Told         // set with fd
+	failed    error        // why the host socket was not connected; set before hostGone is noted
+	spare     *net.TCPConn // the client, whom the pod refused
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
@@ -138,17 +137,21 @@ func (c *conn) accept(o offer, seq uint32) {
 	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the window field of a SYN is not scaled
 }
 
-// begin continues when the host socket exists, or could not be made (err).
-func (c *conn) begin(fd int, err error, events uint32) {
+// begin continues when the host socket exists, or could not be made (err). Somebody may have ended the connection
+// before.
+func (c *conn) begin(fd int, err error, events uint32, told Told) {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
 		c.mu.Unlock()
 		if err == nil {
 			hangUp(fd, false)
 		}
+		if told.Ended != nil {
+			told.Ended(nil)
+		}
 		return
 	}
-	c.fd = fd
+	c.fd, c.told = fd, told
 	c.mu.Unlock()
 	if err == nil && c.far != nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
@@ -383,7 +386,7 @@ func (c *conn) end(why uint32) bool {
 	case c.fd < 0:
 	case leaves:
 		unix.Close(c.fd)
-	case c.over != nil && why&fatal == podGone && c.untouched(was) && c.giveBack():
+	case c.told.Ended != nil && why&fatal == podGone && c.untouched(was) && c.giveBack():
 	default:
 		c.hangUp(why == 0)
 	}
@@ -392,8 +395,8 @@ func (c *conn) end(why uint32) bool {
 	c.timer.stop()
 	c.releaseTo()
 	c.account.end(was == open)
-	if c.tell != nil && was == greeting && why&(podGone|aborted) != 0 && why&(hostGone|leaving) == 0 {
-		c.tell(false)
+	if c.told.Answered != nil && was == greeting && why&(podGone|aborted) != 0 && why&(hostGone|leaving) == 0 {
+		c.told.Answered(false)
 	}
 	if leaves { // it stays in the table, so that nobody resets the pod's end
 		c.hasEnded()

@@ -10,7 +10,7 @@
 // the TTL and DSCP of that SYN and connects it. It answers the pod only when the connect has ended. So a refused
 // connection is refused to the pod as well, and an unreachable network or host becomes an ICMP error to the pod. After
 // a time-out the pod gets no answer, and may repeat its SYN as long as it likes. When a client of the host was accepted
-// on a NodePort (Join), the Relay sends a SYN to the pod.
+// on a NodePort (Adopt, Join), the Relay sends a SYN to the pod.
 //
 // Bytes from a pod are written to the socket straight from its frames, several superframes of one turn of the poller at
 // once (Turn), and then acknowledged. What the socket does not accept is kept and not acknowledged, and the pod may

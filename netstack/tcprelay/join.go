@@ -33,8 +33,7 @@ func (r *Relay) Adopt(client int, from, to netip.AddrPort, told Told) error {
 	if err != nil {
 		return err
 	}
-	c.tell, c.over = told.Answered, told.Ended
-	c.begin(client, nil, 0)
+	c.begin(client, nil, 0, told)
 	return nil
 }
 
@@ -47,9 +46,8 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 		return err
 	}
 	var left *net.TCPConn
-	c.tell, c.over = answered, func(client *net.TCPConn) { left = client }
 	fd, err := detach(client)
-	c.begin(fd, err, 0)
+	c.begin(fd, err, 0, Told{Answered: answered, Ended: func(client *net.TCPConn) { left = client }})
 	if err != nil {
 		return fmt.Errorf("join a client to %s: %w", to, err)
 	}
@@ -85,8 +83,8 @@ func (r *Relay) join(from, to netip.AddrPort) (*conn, error) {
 
 // hasEnded tells those who wait for the end.
 func (c *conn) hasEnded() {
-	if c.over != nil {
-		c.over(c.spare)
+	if c.told.Ended != nil {
+		c.told.Ended(c.spare)
 	}
 	close(c.ended)
 }
@@ -120,9 +118,13 @@ func (r *Relay) addAlone(c *conn) bool {
 
 // Prepare gives a listening socket the options that the sockets of connections have here. Those that it accepts inherit
 // them, which costs no system calls for each.
-func Prepare(l syscall.RawConn) error {
+func Prepare(l syscall.Conn) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
 	var tuned error
-	if err := l.Control(func(fd uintptr) { tuned = tune(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { tuned = tune(int(fd)) }); err != nil {
 		return err
 	}
 	return tuned

@@ -257,8 +257,8 @@ func (c *conn) opened() {
 	c.publish()
 	c.stage.Store(open)
 	c.account.opened()
-	if c.tell != nil {
-		c.tell(true)
+	if c.told.Answered != nil {
+		c.told.Answered(true)
 	}
 }
 

@@ -171,7 +171,7 @@ func (r *Relay) open(p *packet.Packet) {
 	}
 	c.head = headOf(p)
 	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort}, c.head)
-	c.begin(fd, err, poll.Out)
+	c.begin(fd, err, poll.Out, Told{})
 }
 
 // Network returns the network that a client's connections are charged to: an IPv4 address itself, or the first 64 bits
