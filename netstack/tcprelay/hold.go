@@ -116,17 +116,29 @@ func (h *holder) enqueue(c *conn, wanted bool) {
 	}
 }
 
-// flush keeps the sockets of the queue until it is empty.
+// flush keeps the sockets of the queue. Others wait for the caller, so what comes meanwhile is kept by a goroutine.
 func (h *holder) flush() {
-	for h.next() {
-		err := h.Keep(h.slots, h.fds)
-		if err == ErrKeepLater && !h.hung {
-			go h.flushLater()
-			return
-		}
-		h.hung = h.hung && err != nil
-		h.done(err)
+	if h.next() && h.keep() && h.next() {
+		go h.flushOn()
 	}
+}
+
+// flushOn keeps a batch, and all that follows.
+func (h *holder) flushOn() {
+	for h.keep() && h.next() {
+	}
+}
+
+// keep keeps the batch. It returns false when that is done later.
+func (h *holder) keep() bool {
+	err := h.Keep(h.slots, h.fds)
+	if err == ErrKeepLater && !h.hung {
+		go h.flushLater()
+		return false
+	}
+	h.hung = h.hung && err != nil
+	h.done(err)
+	return true
 }
 
 const (
@@ -146,7 +158,9 @@ func (h *holder) flushLater() {
 	}
 	h.hung = err == ErrKeepLater
 	h.done(err)
-	h.flush()
+	if h.next() {
+		h.flushOn()
+	}
 }
 
 // next takes the next batch out of the queue. It returns false when there is none, and then nobody flushes.

@@ -1,14 +1,17 @@
 package tcprelay_test
 
 import (
+	"net/netip"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // shelf holds sockets, as a keeper does.
@@ -103,4 +106,41 @@ func (s *shelf) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.fds)
+}
+
+// Whoever has a socket kept does not wait until those are kept that come meanwhile.
+func TestKeptForOthers(t *testing.T) {
+	h := newShelf(t, 4).hold(t)
+	keep, calls, returned := h.Keep, 0, make(chan struct{})
+	var w *world
+	_, second := dialHost(t, 0)
+	h.Keep = func(slots []uint32, fds []int) error {
+		switch calls++; calls {
+		case 1:
+			join(t, w.Relay, second, netip.AddrPortFrom(seenAs[0].Addr(), 4001), true)
+		case 2:
+			select {
+			case <-returned:
+			case <-time.After(await.Patience):
+				t.Error("the first one waits for the second")
+			}
+		}
+		return keep(slots, fds)
+	}
+	w = newWorldWith(t, h)
+	inPod, err := w.pod.Listen(netip.AddrPortFrom(podIPs[0], 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = inPod.Close() })
+	_, first := dialHost(t, 0)
+	join(t, w.Relay, first, seenAs[0], true)
+	close(returned)
+	for range 2 {
+		if t.Failed() {
+			return
+		}
+		accept(t, inPod)
+	}
+	await.Until(t, "both are held", func() bool { return w.Stats().Held == 2 })
 }

@@ -44,7 +44,7 @@ func TestUntouched(t *testing.T) {
 					Src: packet.AddrFrom(podIPs[0]), SrcPort: 80, Proto: packet.TCP,
 					Dst: packet.AddrFrom(seenAs[0].Addr()), DstPort: seenAs[0].Port(),
 				}
-				left := join(t, s.r, accepted, how == "adopted")
+				left := join(t, s.r, accepted, seenAs[0], how == "adopted")
 				theirs := s.hear(syn).seq + 1
 				s.say(segment{seq: 5000, ack: theirs, flags: synAck, window: 1000})
 				s.hear(ack)
@@ -77,15 +77,15 @@ func TestUntouched(t *testing.T) {
 	}
 }
 
-// join has a Relay join or adopt a client. What it returns gets, at the end, the client that may be joined with another
-// pod, or nil.
-func join(t *testing.T, r *tcprelay.Relay, client *net.TCPConn, adopts bool) chan *net.TCPConn {
+// join has a Relay join or adopt a client, whom the pod sees at from. What it returns gets, at the end, the client that
+// may be joined with another pod, or nil.
+func join(t *testing.T, r *tcprelay.Relay, client *net.TCPConn, from netip.AddrPort, adopts bool) chan *net.TCPConn {
 	left := make(chan *net.TCPConn, 1)
 	pod := netip.AddrPortFrom(podIPs[0], 80)
 	if !adopts {
 		go func() {
 			var refused *tcprelay.RefusedError
-			if err := r.Join(context.Background(), client, seenAs[0], pod, nil); errors.As(err, &refused) {
+			if err := r.Join(context.Background(), client, from, pod, nil); errors.As(err, &refused) {
 				left <- refused.Client
 			}
 			close(left)
@@ -102,7 +102,7 @@ func join(t *testing.T, r *tcprelay.Relay, client *net.TCPConn, adopts bool) cha
 	}
 	_ = client.Close()
 	told := tcprelay.Told{Answered: func(bool) {}, Ended: func(client *net.TCPConn) { left <- client }}
-	if err := r.Adopt(fd, seenAs[0], pod, told); err != nil {
+	if err := r.Adopt(fd, from, pod, told); err != nil {
 		t.Fatal(err)
 	}
 	return left

@@ -205,6 +205,9 @@ func (r *Relay) Close() error {
 	}
 	r.each(func(c *conn) { c.kill(leaving) })
 	r.each(func(c *conn) { <-c.ended })
+	if r.hold != nil {
+		r.hold.settle() // some may have ended while they were being kept
+	}
 	return nil
 }
 
