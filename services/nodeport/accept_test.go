@@ -5,6 +5,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -120,6 +123,57 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// oneTurn gives somebody the only turn until over is called.
+func oneTurn(o *openings) (over func()) {
+	o.mu.Lock()
+	o.most = 1
+	o.mu.Unlock()
+	a := o.admit(io.NopCloser(nil), netip.MustParsePrefix("192.0.2.8/32"))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a.since = time.Now().Add(time.Hour)
+	return a.leave
+}
+
+// A client that resets while it waits for its turn leaves no descriptor.
+func TestAdoptGone(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a finalizer would close what was forgotten
+	_, p := newWorld(t, func(o *Options) {
+		o.Accept = acceptByHand
+		o.Adopt = func(int, netip.AddrPort, netip.AddrPort, func(bool), func(*net.TCPConn)) bool { return false }
+	})
+	port := freeport.Of(t)
+	p.Set([]PortSpec{spec(port, packet.TCP)})
+	over := oneTurn(p.openings)
+	c := dialFrom(t, "tcp", "127.0.0.2", port).(*net.TCPConn)
+	waiting := func() int {
+		p.openings.mu.Lock()
+		defer p.openings.mu.Unlock()
+		return p.openings.line.Len()
+	}
+	await.Until(t, "the client waits", func() bool { return waiting() == 1 })
+	open := openSockets(t) // one of them the client's own
+	_ = c.SetLinger(0)
+	_ = c.Close()
+	over()
+	await.Until(t, "both ends are closed", func() bool { return openSockets(t) == open-2 })
+}
+
+// openSockets returns how many sockets this process has.
+func openSockets(t *testing.T) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
 // A client that has to wait for its turn is served when that comes, as is one that cannot be adopted.
 func TestAdoptLater(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) {
@@ -129,19 +183,22 @@ func TestAdoptLater(t *testing.T) {
 	w.choose(1, tcpBackend(t, echo("one")))
 	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.TCP)})
-	for range 2 {
+	served := func() {
+		t.Helper()
 		c := dialFrom(t, "tcp", "127.0.0.2", port).(*net.TCPConn)
 		_ = c.SetDeadline(time.Now().Add(await.Patience))
 		_ = c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "one\n" || err != nil {
 			t.Errorf("got %q, %v", got, err)
 		}
-		for range mostOpening() { // of another client, whose turns end by themselves
-			a := p.openings.admit(io.NopCloser(nil), netip.MustParsePrefix("192.0.2.9/32"))
-			if !a.now() {
-				t.Fatal("somebody has a turn")
-			}
-			defer a.leave()
-		}
 	}
+	served()
+	for range mostOpening() { // of another client, whose turns end by themselves
+		a := p.openings.admit(io.NopCloser(nil), netip.MustParsePrefix("192.0.2.9/32"))
+		if !a.now() {
+			t.Fatal("somebody has a turn")
+		}
+		defer a.leave()
+	}
+	served()
 }

@@ -87,8 +87,11 @@ func (p *Proxy) connect(accepted io.Closer, v visit) {
 		return
 	}
 	client, err := asConn(accepted)
-	if err != nil || conns.Gone(client) {
-		abort(accepted)
+	if err != nil {
+		return // it is closed
+	}
+	if conns.Gone(client) {
+		abort(client)
 		return
 	}
 	if f, ok := p.choose(v.from, v.at, packet.TCP); ok {
@@ -169,7 +172,7 @@ type opening struct {
 	open bool
 }
 
-// answered is what Join calls.
+// answered is what Join and Adopt call.
 func (o *opening) answered(yes bool) {
 	if !yes {
 		o.use.Refused()
