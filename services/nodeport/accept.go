@@ -5,7 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -41,13 +41,24 @@ func (s *server) serveBy(a Acceptor) {
 // arriveNow begins to serve an accepted connection, and does not block. If its turn comes at once, the connection is
 // opened here and needs no goroutine, neither now nor later: to wake one costs more than the rest.
 func (p *Proxy) arriveNow(client *socketConn, v visit) {
+	if conns.GoneSocket(client.fd) {
+		abort(client)
+		return
+	}
 	if v.turn = p.openings.admit(client, addressing.Client(v.from.Addr())); v.turn == nil {
 		abort(client)
 		return
 	}
 	if v.at.proxy == 0 && v.turn.now() {
 		p.adopt(client, v)
-	} else if !p.spawn(func() { p.connect(client, v) }) {
+	} else {
+		p.connectLater(client, v)
+	}
+}
+
+// connectLater serves a client in a goroutine of its own.
+func (p *Proxy) connectLater(client *socketConn, v visit) {
+	if !p.spawn(func() { p.connect(client, v) }) {
 		v.turn.leave()
 		abort(client)
 	}
@@ -55,10 +66,7 @@ func (p *Proxy) arriveNow(client *socketConn, v visit) {
 
 // adopt opens the connection of a client whose turn it is.
 func (p *Proxy) adopt(client *socketConn, v visit) {
-	f, ok := flow{}, false
-	if !conns.GoneSocket(client.fd) {
-		f, ok = p.choose(v.from, v.at, packet.TCP)
-	}
+	f, ok := p.choose(v.from, v.at, packet.TCP)
 	if !ok {
 		v.turn.leave()
 		abort(client)
@@ -74,6 +82,7 @@ func (p *Proxy) adopt(client *socketConn, v visit) {
 		}
 		o.refused()
 		if !p.spawn(func() { p.askAnother(left, v, f) }) {
+			v.turn.leave()
 			abort(left)
 		}
 	}
@@ -83,9 +92,7 @@ func (p *Proxy) adopt(client *socketConn, v visit) {
 	}
 	p.adopted.Add(-1)
 	o.use.End()
-	if !p.spawn(func() { p.connect(client, v) }) {
-		abort(client)
-	}
+	p.connectLater(client, v)
 }
 
 // askAnother serves a client whom f's backend has refused.
@@ -102,8 +109,8 @@ func (p *Proxy) askAnother(client net.Conn, v visit, f flow) {
 
 // spawn runs f in a goroutine for which Close waits. It returns false if the Proxy is closed already.
 func (p *Proxy) spawn(f func()) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.life.Lock()
+	defer p.life.Unlock()
 	if p.closed {
 		return false
 	}
@@ -113,13 +120,23 @@ func (p *Proxy) spawn(f func()) bool {
 
 // socketConn is a connection of which only the socket is known.
 type socketConn struct {
-	fd     int
-	closed atomic.Bool // or not its own any longer
+	fd int
+
+	mu     sync.Mutex
+	closed bool // or not its own any longer
+}
+
+// take reports whether the socket belonged to c until now.
+func (c *socketConn) take() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() { c.closed = true }()
+	return !c.closed
 }
 
 // Close implements io.Closer. Further calls do nothing.
 func (c *socketConn) Close() error {
-	if c.closed.Swap(true) {
+	if !c.take() {
 		return nil
 	}
 	return unix.Close(c.fd)
@@ -127,7 +144,9 @@ func (c *socketConn) Close() error {
 
 // SetLinger is for abort.
 func (c *socketConn) SetLinger(seconds int) error {
-	if c.closed.Load() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
 		return nil
 	}
 	return unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: int32(seconds)})
@@ -139,7 +158,7 @@ func asConn(c io.Closer) (net.Conn, error) {
 	if !ok {
 		return c.(net.Conn), nil
 	}
-	if s.closed.Swap(true) {
+	if !s.take() {
 		return nil, net.ErrClosed
 	}
 	f := os.NewFile(uintptr(s.fd), "client")

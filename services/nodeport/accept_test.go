@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/freeport"
 )
@@ -157,6 +158,42 @@ func TestAdoptGone(t *testing.T) {
 	_ = c.Close()
 	over()
 	await.Until(t, "both ends are closed", func() bool { return openSockets(t) == open-2 })
+}
+
+// A client that has reset before it is accepted takes no place in the line.
+func TestResetClientsAreNotAdmitted(t *testing.T) {
+	_, p := newWorld(t)
+	defer oneTurn(p.openings)() // whoever is admitted waits
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.(*net.TCPConn).SetLinger(0)
+	_ = c.Close()
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	await.Until(t, "the reset has come", func() bool { return conns.Gone(accepted) })
+	raw, err := accepted.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &socketConn{}
+	_ = raw.Control(func(fd uintptr) { client.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	_ = accepted.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.arriveNow(client, visit{from: netip.MustParseAddrPort("192.0.2.9:1")})
+	if n := p.openings.line.Len(); n != 0 || client.take() {
+		t.Errorf("%d clients wait, and the socket is closed: %v", n, client.closed)
+	}
 }
 
 // openSockets returns how many sockets this process has.

@@ -17,7 +17,7 @@ import (
 const brief = 5 * time.Millisecond
 
 // mostOpening is how many connections to backends are opened at once. With that many the processors are busy; with more
-// the goroutine that accepts clients would wait behind them.
+// whoever accepts clients would wait behind them.
 func mostOpening() int { return 2 * runtime.GOMAXPROCS(0) }
 
 // openings lets clients have connections to backends opened in turn. To open one costs twenty times as much as to
@@ -138,11 +138,25 @@ func (a *arrival) now() bool {
 	return a.has
 }
 
+// uses begins the time of a turn anew, since whoever has it may have waited for a processor.
+func (a *arrival) uses() {
+	o := a.openings
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := slices.Index(o.turns, a); i >= 0 {
+		o.turns = append(slices.Delete(o.turns, i, i+1), a)
+		a.since = time.Now()
+	}
+}
+
 // wait waits for the client's turn, which ends with leave, or by itself after a time if others wait. It returns false
 // when the client has lost its place, or ctx ends. leave must be called in any case.
 func (a *arrival) wait(ctx context.Context) bool {
 	select {
 	case ok := <-a.turn:
+		if ok {
+			a.uses()
+		}
 		return ok
 	case <-ctx.Done():
 		return false

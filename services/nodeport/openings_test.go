@@ -196,3 +196,23 @@ func TestOpeningsThatTakeLong(t *testing.T) {
 		}
 	})
 }
+
+// The time of a turn begins when it is used, and not while whoever has it waits for a processor.
+func TestOpeningsUsedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOpenings(4)
+		o.most = 1
+		owner := netip.MustParsePrefix("203.0.113.1/32")
+		first, second := o.admit(&closer{}, owner), o.admit(&closer{}, owner)
+		defer second.leave()
+		defer first.leave()
+		time.Sleep(brief - time.Millisecond)
+		if !first.wait(t.Context()) {
+			t.Fatal("the first has no turn")
+		}
+		used := time.Now()
+		if !second.wait(t.Context()) || time.Since(used) != brief {
+			t.Errorf("the second has its turn after %s, want %s", time.Since(used), brief)
+		}
+	})
+}

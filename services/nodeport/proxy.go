@@ -199,8 +199,10 @@ type Proxy struct {
 	mu       sync.Mutex // guards what follows
 	servers  map[key]*server
 	unserved []services.Problem     // ports that no socket can serve
-	conns    map[io.Closer]struct{} // both ends of every TCP connection
-	closed   bool
+	conns    map[io.Closer]struct{} // both ends of TCP connections, but for those that Adopt carries
+
+	life   sync.Mutex // guards what follows, and wg.Go against the end; locked after mu, and by whoever accepts
+	closed bool
 
 	sockets atomic.Int64
 	adopted atomic.Int64 // connections that Adopt carries
@@ -276,7 +278,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	want, unserved := p.expand(ports)
 
 	p.mu.Lock()
-	if p.closed {
+	if p.isClosed() {
 		p.mu.Unlock()
 		return nil
 	}
@@ -394,11 +396,7 @@ func (p *Proxy) Problems() []services.Problem {
 func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: int64(p.guests.limit.Stats().Held)}
-	if !p.closed { // those that are adopted may outlive the Proxy
-		s.Conns += p.adopted.Load()
-	}
-	return s
+	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)) + p.adopted.Load(), Sessions: int64(p.guests.limit.Stats().Held)}
 }
 
 // Shares returns how the UDP sessions, and the connections that Dial made, are shared out.
@@ -406,12 +404,14 @@ func (p *Proxy) Shares() (sessions, conns share.Stats) {
 	return p.guests.limit.Stats(), p.dialled.Stats()
 }
 
-// Close closes all sockets, aborts all connections, and waits until all goroutines have ended. Set does nothing
-// afterwards.
+// Close closes all sockets, aborts all connections but those that Adopt carries, which may outlive the Proxy, and waits
+// until all goroutines have ended. Set does nothing afterwards.
 func (p *Proxy) Close() error {
 	p.cancel()
-	p.mu.Lock()
+	p.life.Lock()
 	p.closed = true
+	p.life.Unlock()
+	p.mu.Lock()
 	for c := range p.conns {
 		abort(c)
 	}
@@ -422,11 +422,17 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
+func (p *Proxy) isClosed() bool {
+	p.life.Lock()
+	defer p.life.Unlock()
+	return p.closed
+}
+
 // hold registers one end of a connection for Close. It returns false if the Proxy is closed already.
 func (p *Proxy) hold(c io.Closer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.isClosed() {
 		return false
 	}
 	p.conns[c] = struct{}{}
