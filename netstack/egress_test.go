@@ -179,17 +179,20 @@ func TestEgressFailover(t *testing.T) {
 	w.silent()
 }
 
+// bothLeaveBy has the pods a and b leave with one address by a gateway. others are the other gateways' nodes.
+func (w *world) bothLeaveBy(g, there exit.Gateway) {
+	c := egressConfig(g, there)
+	c.Pods.Addrs["b"] = c.Pods.Addrs["a"]
+	w.path.SetExits(exit.New(c))
+}
+
 // A connection that follows its gateway keeps the port that the server knows, also where that is not its own, and is
 // not charged to the pod again.
 func TestEgressFailoverPort(t *testing.T) {
 	const server = "198.51.100.1:443"
 	there := exit.Gateway{Peer: node2}
 	w := newEgressWorld(t)
-	to := func(g exit.Gateway) {
-		c := egressConfig(g, there)
-		c.Pods.Addrs["b"] = c.Pods.Addrs["a"]
-		w.path.SetExits(exit.New(c))
-	}
+	to := func(g exit.Gateway) { w.bothLeaveBy(g, there) }
 	to(exit.Gateway{Here: true})
 	w.path.SetQuotas(map[string]quota.Quota{"b": {Flows: 1}})
 	w.exchange(exchange{"a", segment("10.244.1.10:1000", server, packet.SYN), "host", "tcp 203.0.113.50:1000 > " + server + " S"})
@@ -208,11 +211,7 @@ func TestEgressFailoverPort(t *testing.T) {
 func TestEgressFailoverPing(t *testing.T) {
 	there := exit.Gateway{Peer: node2}
 	w := newEgressWorld(t)
-	to := func(g exit.Gateway) {
-		c := egressConfig(g, there)
-		c.Pods.Addrs["b"] = c.Pods.Addrs["a"]
-		w.path.SetExits(exit.New(c))
-	}
+	to := func(g exit.Gateway) { w.bothLeaveBy(g, there) }
 	const server, server6 = "198.51.100.1", "2001:db8:c::1"
 	for _, c := range []struct {
 		a, b, server, egress string
