@@ -116,9 +116,7 @@ func TestHalfOpenChecks(t *testing.T) {
 			t.Fatalf("check %d: the server heard %v, want a reset", i, err)
 		}
 	}
-	if n := s.r.Len(); n != 0 {
-		t.Errorf("%d connections are left", n)
-	}
+	await.Until(t, "no connection is left", func() bool { return s.r.Len() == 0 })
 }
 
 // A pod that has closed its socket costs nothing for long, whatever the far end does: its kernel answers what still
