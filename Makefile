@@ -132,7 +132,7 @@ e2e-full: build image kubernetes-binaries peers ## that at full size: 100 pods t
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes bridge host-local loopback portmap kube-proxy
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
-ci: ## what CI runs: make test as root and as an ordinary user, then make e2e (needs root, installs packages)
+ci: ## what CI runs: make test as an ordinary user, make e2e-lab and make e2e as root (needs root, installs packages)
 	.ci/run
 
 clean: ## remove what make built
