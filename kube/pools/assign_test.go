@@ -265,7 +265,7 @@ func TestUsage(t *testing.T) {
 // address is with two that do not share it, and whoever is asked again says the same.
 func TestAssignAlways(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for round := range 60 {
+	for round := range 30 {
 		docs := []string{pool("a", "addresses: [192.0.2.0/29]"), pool("b", `addresses: [198.51.100.0/30, "2001:db8::/126"], priority: 1`)}
 		n := 0
 		var last []*corev1.Service
