@@ -108,11 +108,10 @@ func TestRestart(t *testing.T) {
 		} else if err := c.UpgradeAgent(c.ctx, "node-1", builds[(i/2+1)%2]); err != nil {
 			t.Fatal(err)
 		}
-		c.until(t, "another agent is ready", func(st *lab.Status) bool {
+		pid := nodeOf(c.until(t, "another agent is ready", func(st *lab.Status) bool {
 			n := nodeOf(st, "node-1")
 			return n.PID != before && n.Agent == "ready"
-		})
-		pid := nodeOf(c.status(t), "node-1").PID
+		}), "node-1").PID
 		if exe, want := strings.TrimSpace(c.run0(t, lab.Node("node-1"), "readlink", fmt.Sprintf("/proc/%d/exe", pid))), builds[(i+1)/2%2]; exe != want {
 			t.Errorf("after restart %d the agent is %s, want %s", i+1, exe, want)
 		}

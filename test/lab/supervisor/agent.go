@@ -34,8 +34,8 @@ type agent struct {
 	mu sync.Mutex
 	// mu guards the fields below.
 	product  string // the executable
-	ready    bool
-	served   bool // it has been ready since it began
+	ready    int    // the process that was ready when it was asked last; 0: none
+	served   bool   // it has been ready since it began
 	problems []string
 	// next becomes the next agent when this one ends, so that it starts as soon as in a container, where nothing has to
 	// be prepared. nil: it is not prepared.
@@ -49,7 +49,7 @@ func newAgent(l *lab, n *node) *agent {
 		Worked: func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.served },
 		Began:  func() { a.mu.Lock(); a.served = false; a.mu.Unlock(); l.changed() },
 		Ended: func(why string) {
-			a.setReady(false, []string{why + ": see " + rpc.NodeLog(l.cfg.Dir, n.Name, "agent")})
+			a.setReady(0, []string{why + ": see " + rpc.NodeLog(l.cfg.Dir, n.Name, "agent")})
 		},
 	})
 	return a
@@ -113,12 +113,12 @@ func (a *agent) status() (state string, pid, restarts int, problems []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case a.ready:
-		state = "ready"
-	case pid != 0:
-		state = "starting"
-	default:
+	case pid == 0:
 		state = "down"
+	case a.ready == pid:
+		state = "ready"
+	default:
+		state = "starting"
 	}
 	return state, pid, restarts, slices.Clone(a.problems)
 }
@@ -211,22 +211,24 @@ func (a *agent) askOnce() (ready bool, problems []string, err error) {
 func (a *agent) ask() {
 	for {
 		pause := eagerAsk
+		asked, _ := a.Running()
 		answered, problems, err := a.askOnce()
 		pid, _ := a.Running()
 		a.mu.Lock()
-		ready := a.ready
+		was := a.ready == pid
 		a.mu.Unlock()
 		switch {
-		case pid != 0 && err == nil:
-			if answered {
-				pause = steadyAsk
-			}
-			if answered && ready { // it was before: now it has had time for what waited while it started
+		case pid == 0 || pid != asked: // whoever has answered has ended
+		case err == nil && answered:
+			pause = steadyAsk
+			if was { // now it has had time for what waited while it started
 				a.prepareNext()
 			}
-			a.setReady(answered, problems)
-		case pid != 0 && ready:
-			a.setReady(false, []string{err.Error()})
+			a.setReady(pid, problems)
+		case err == nil:
+			a.setReady(0, problems)
+		case was:
+			a.setReady(0, []string{err.Error()})
 		}
 		select {
 		case <-a.Context().Done():
@@ -236,12 +238,12 @@ func (a *agent) ask() {
 	}
 }
 
-func (a *agent) setReady(ready bool, problems []string) {
-	pid, _ := a.Running()
+// setReady notes which process is ready, 0 for none, and the agent's problems.
+func (a *agent) setReady(pid int, problems []string) {
 	a.mu.Lock()
-	same := a.ready == ready && slices.Equal(a.problems, problems)
-	a.ready, a.problems = ready && pid != 0, problems
-	a.served = a.served || a.ready
+	same := a.ready == pid && slices.Equal(a.problems, problems)
+	a.ready, a.problems = pid, problems
+	a.served = a.served || pid != 0
 	a.mu.Unlock()
 	if !same {
 		a.lab.changed()
