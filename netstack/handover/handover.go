@@ -16,7 +16,8 @@
 // others waiting for no longer than it takes to tell as many of theirs. Nor does it take the repetitions from them:
 // what was told first is repeated while the rest is still told (rounds). Each change of a gateway begins anew, but with
 // those of an owner's flows that were told the least: one that changes without a pause keeps nobody waiting either.
-// Flows that neither end has anything to say about, such as closed ones, are left out.
+// After that a Handover rests, since to look for the flows takes 0.17 s where there are 200,000. Flows that neither end
+// has anything to say about, such as closed ones, are left out.
 package handover
 
 import (
@@ -66,12 +67,17 @@ func (h *Handover) Run(ctx context.Context) {
 	var known *exit.Table
 	var wait <-chan time.Time // until there is something to tell; nil while there is not
 	r, over := rounds{since: map[packet.Addr]time.Time{}}, true
+	changed := h.changed // nil while it rests
+	var rested <-chan time.Time
 	h.Changed()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-h.changed:
+		case <-rested:
+			changed = h.changed
+			continue
+		case <-changed:
 			now, table := h.o.Now(), h.o.Exits()
 			moved := table.Moved(known)
 			known = table
@@ -82,6 +88,7 @@ func (h *Handover) Run(ctx context.Context) {
 				r.since[a] = now
 			}
 			r.begin(h.flows(r.since, r.said(now)), now)
+			changed, rested = nil, time.After(restFactor*h.o.Now().Sub(now))
 		case <-wait:
 			if over {
 				r.anew(h.o.Now())
@@ -117,6 +124,7 @@ func (h *Handover) burst(r *rounds) bool {
 // come first of which said, how often each was told, says the least: while gateways change all the time, each is told
 // at some time.
 func (h *Handover) flows(of map[packet.Addr]time.Time, said map[packet.Tuple]int) (list []told) {
+	list = make([]told, 0, len(said))
 	h.o.Flows.Range(func(e *flow.Entry, info flow.Info) bool {
 		// A flow that came in by a space is another node's pod's, and that node tells it.
 		if _, ok := of[e.Reply.Dst]; ok && e.Orig.Space == 0 && e.Reply.Space != 0 && Waits(info.State) {

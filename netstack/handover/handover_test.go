@@ -256,6 +256,37 @@ func TestFlapping(t *testing.T) {
 	})
 }
 
+// However often gateways change, a Handover looks for the flows in a quarter of its time, and tells them in the rest.
+func TestRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took, changes = 40 * time.Millisecond, 1000
+		f := newFlows(t)
+		f.add(1, 3, ours, flow.Established, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		looked := 0 // the Handover's alone
+		h := New(Options{
+			Flows: f.table, Now: time.Now, Tell: func(orig *packet.Tuple) bool { f.told = append(f.told, orig.SrcPort); return true },
+			Exits: func() *exit.Table {
+				looked++
+				time.Sleep(took)
+				return table(exit.Gateway{Peer: uint64(10 + looked)})
+			},
+		})
+		ended := make(chan struct{})
+		go func() { defer close(ended); h.Run(ctx) }()
+		for range changes {
+			h.Changed()
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+		}
+		cancel()
+		<-ended
+		if most := int(changes * time.Millisecond / ((1 + restFactor) * took)); looked < most || looked > most+1 || len(f.told) < looked-1 {
+			t.Errorf("looked %d times, want %d, and told %d times", looked, most, len(f.told))
+		}
+	})
+}
+
 // Flows of which there is nothing to tell are moved ten times as fast.
 func TestSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

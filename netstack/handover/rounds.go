@@ -12,6 +12,9 @@ const (
 	again, settled = 250 * time.Millisecond, 2 * time.Second
 	// burst is how many flows are told at once, and pause is the time from one burst to the next.
 	burst, pause = 100, 10 * time.Millisecond
+	// restFactor is how much longer than it takes to look for flows that is not done again: it takes a quarter of a
+	// processor at most.
+	restFactor = 3
 
 	// A flow of which there is nothing to tell is only moved, at a tenth of the cost.
 	noticeCost, moveCost = 10, 1
