@@ -130,8 +130,9 @@ type socketConn struct {
 func (c *socketConn) take() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer func() { c.closed = true }()
-	return !c.closed
+	was := c.closed
+	c.closed = true
+	return !was
 }
 
 // Close implements io.Closer. Further calls do nothing.
