@@ -246,6 +246,19 @@ func TestAssign(t *testing.T) {
 	}
 }
 
+// Where Tapestry is not the default, a Service without a class is another controller's, also one that has an address.
+func TestNotDefault(t *testing.T) {
+	docs := []string{
+		pool("a", "addresses: [192.0.2.0/30]"), svc("none", "", ""), svc("had", "", "", "192.0.2.1"),
+		svc("other", ", loadBalancerClass: example.com/x", ""), svc("ours", ", loadBalancerClass: tapestry.dev/load-balancer", ""),
+	}
+	for orNone, want := range map[bool]string{false: "ours=192.0.2.0", true: "had=192.0.2.1 none=192.0.2.0 ours=192.0.2.2"} {
+		if got := show(pools.Assign(objects(t, docs...), orNone)); got != want {
+			t.Errorf("default %v: got %s, want %s", orNone, got, want)
+		}
+	}
+}
+
 // TestUsage checks the numbers of a pool.
 func TestUsage(t *testing.T) {
 	plan := pools.Assign(objects(t,

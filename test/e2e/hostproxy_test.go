@@ -68,7 +68,7 @@ func connectBy(ctx context.Context, _, addr string) (net.Conn, error) {
 }
 
 // TestHostProxy: nodes have no host TAP. Their processes reach pods of all nodes and Services, by name and address, by
-// the host proxy alone, also after the agent was killed. It leads nowhere else, and status says where it is.
+// the host proxy alone, also after the agent was killed. It leads nowhere else.
 func TestHostProxy(t *testing.T) {
 	pod := func(name, node string) string { // a readiness probe would have to reach the pod from its node
 		yaml := podYAML(name, node)
