@@ -61,9 +61,6 @@ func (h *heard) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// SetDeadline gives the server longer than its caller does: a busy machine may stand still for two seconds.
-func (h *heard) SetDeadline(time.Time) error { return h.Conn.SetDeadline(time.Now().Add(2 * patience)) }
-
 // loss is a connection that failed.
 type loss struct {
 	kind         string

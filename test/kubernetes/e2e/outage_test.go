@@ -23,8 +23,11 @@ import (
 const (
 	// every is the time between two attempts.
 	every = 20 * time.Millisecond
-	// patience is how long one waits for each attempt. Resolvers wait for 5 s.
+	// patience is how long one waits for each lookup and for a connection to be accepted. Resolvers wait for 5 s.
 	patience = 5 * time.Second
+	// resent is how long one waits for an answer. A request that is lost with an agent's container is sent again by its
+	// client's TCP after 0.2, 0.6, 1.4, 3, 6.2 and 12.6 s, and kubelet takes seconds to start another container.
+	resent = 15 * time.Second
 	// mostCut is how many connections that an agent had accepted its end may cut, once or three times.
 	mostCut = 8
 	// inHand is how long before its end an agent may have read a question that it does not answer any more.
@@ -143,7 +146,7 @@ func (o *outage) connect() error {
 		return err
 	}
 	defer c.Close()
-	_, err = hostname(c)
+	_, err = hostname(c, resent)
 	return err
 }
 
@@ -178,7 +181,7 @@ func (o *outage) watch() (w *sight, end func()) {
 		defer c.Close()
 		for ctx.Err() == nil {
 			began := time.Now()
-			_, err := hostname(c)
+			_, err := hostname(c, resent)
 			w.stream.add(began, err)
 			if err != nil {
 				return

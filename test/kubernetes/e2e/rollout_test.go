@@ -136,7 +136,8 @@ func (w *way) connect() (kind string) {
 	}
 	defer c.Close()
 	h := &heard{Conn: c}
-	if _, err = hostname(h); err != nil {
+	// A busy machine may stand still for seconds.
+	if _, err = hostname(h, 2*patience); err != nil {
 		return lossKind(err, h.n)
 	}
 	return ""

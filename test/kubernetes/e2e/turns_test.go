@@ -37,7 +37,7 @@ func TestServiceTurns(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		name, err := hostname(c)
+		name, err := hostname(c, answered)
 		if err != nil {
 			return errors.Join(err, c.Close())
 		}
@@ -62,7 +62,7 @@ func TestServiceTurns(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			name, err := hostname(c)
+			name, err := hostname(c, answered)
 			if err := errors.Join(err, c.Close()); err != nil || name != "green" {
 				return fmt.Errorf("%q answers (%v)", name, err)
 			}
@@ -71,14 +71,14 @@ func TestServiceTurns(t *testing.T) {
 	})
 	now := int64(0)
 	for _, p := range blue {
-		if name, err := hostname(conns[p.Name]); err != nil || name != p.Name {
+		if name, err := hostname(conns[p.Name], answered); err != nil || name != p.Name {
 			t.Errorf("the connection to %s, which is in no Service any longer: %q, %v", p.Name, name, err)
 		}
 		if err := client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, soon, "the end of the connection to "+p.Name, func() error {
-			if _, err := hostname(conns[p.Name]); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			if _, err := hostname(conns[p.Name], answered); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				return fmt.Errorf("the connection: %v", err)
 			}
 			return nil
@@ -95,9 +95,12 @@ func dialIn(pid int, addr string) (c net.Conn, err error) {
 	return c, err
 }
 
-// hostname asks a netexec for its name, over a connection that stays open.
-func hostname(c net.Conn) (string, error) {
-	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+// answered is how long one waits for an answer where nothing is wrong.
+const answered = 2 * time.Second
+
+// hostname asks a netexec for its name, over a connection that stays open, and waits so long for the answer.
+func hostname(c net.Conn, wait time.Duration) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
 		return "", err
 	}
 	r, err := http.NewRequest(http.MethodGet, "http://netexec/hostname", nil)
