@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"tapestry.dev/tapestry/roll"
@@ -148,6 +149,82 @@ func TestRolloutStartsSlowly(t *testing.T) {
 		now += time.Minute
 		if n := fresh(picks(t, table, 100, count)); m == balance.LeastConnections && n < 12 {
 			t.Errorf("%s: the new one, which has fewest, got %d of 100 after a minute", m, n)
+		}
+	}
+}
+
+// A method that knows no load gives a new backend its equal part at once, and no more: after one has come, and when
+// one takes the place of another.
+func TestRolloutSharesAtOnce(t *testing.T) {
+	for m, most := range map[balance.Method]float64{balance.RoundRobin: 0.001, balance.Random: 0.15, balance.Maglev: 0.25, balance.Hash: 0.25} {
+		all := balanced(12, m)
+		of := func(first, n int) Config {
+			s := all
+			s.Endpoints = all.Endpoints[first : first+n]
+			return Config{Services: roll.From([]*Service{&s})}
+		}
+		table := seeded(Empty(NewState(nil)))
+		table, _ = table.Update(of(0, 10))
+		before := picks(t, table, 10_000, func(packet.Choice) {})
+		for _, step := range []struct {
+			what     string
+			first, n int
+		}{{"one has come", 0, 11}, {"one has taken another's place", 1, 11}} {
+			table, _ = table.Update(of(step.first, step.n))
+			equal := 1000
+			got := picks(t, table, equal*step.n, func(packet.Choice) {})
+			fresh := 0
+			for id, n := range got {
+				if before[id] == 0 {
+					fresh++
+					t.Logf("%s, %s: the new one got %d of %d", m, step.what, n, equal*step.n)
+				}
+				if d := float64(n-equal) / float64(equal); d > most || d < -most {
+					t.Errorf("%s, %s: backend %x (new: %v) got %d, want %.0f %% about %d", m, step.what, id, before[id] == 0, n, 100*most, equal)
+				}
+			}
+			if fresh != 1 || len(got) != step.n {
+				t.Errorf("%s, %s: %d backends were chosen, %d of them new", m, step.what, len(got), fresh)
+			}
+			before = got
+		}
+	}
+}
+
+// By hash and by a Maglev table each client keeps its backend, whatever the backends have to do: a backend with more
+// connections, or a slow one, gets its part as before.
+func TestHashKnowsNoLoad(t *testing.T) {
+	for _, m := range []balance.Method{balance.Hash, balance.Maglev} {
+		for _, n := range []int{10, 40} {
+			table := tableOf(balanced(n, m))
+			var were []packet.Choice
+			before := picks(t, table, 1000*n, func(c packet.Choice) { were = append(were, c) })
+			slow := slices.Sorted(maps.Keys(before))[:n/5]
+			now := table.Loads.Now()
+			for _, load := range table.Loads.Hold(slow) {
+				load.Add(1000, 1000)
+				load.Answered(time.Minute, now)
+				load.Refused(now)
+			}
+			moved, i := 0, 0
+			after := picks(t, table, 1000*n, func(c packet.Choice) {
+				if c != were[i] {
+					moved++
+				}
+				i++
+			})
+			ofSlow, least, most := 0, 1000*n, 0
+			for id, got := range after {
+				least, most = min(least, got), max(most, got)
+				if slices.Contains(slow, id) {
+					ofSlow += got
+				}
+			}
+			ratio := float64(ofSlow) / float64(len(slow)) / (float64(1000*n-ofSlow) / float64(n-len(slow)))
+			t.Logf("%s, %d backends: a slow one gets %.2f of a quick one's part; one gets %d to %d of 1,000", m, n, ratio, least, most)
+			if moved > 0 || ratio < 0.85 || ratio > 1.15 {
+				t.Errorf("%s, %d backends: %d clients moved, a slow one gets %.2f of a quick one's part", m, n, moved, ratio)
+			}
 		}
 	}
 }
