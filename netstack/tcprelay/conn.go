@@ -92,9 +92,10 @@ type conn struct {
 	kept    bool
 	left    atomic.Bool // the connection goes on in the next process
 
-	mu      sync.Mutex // guards what follows
-	from    podStream
-	offered uint64 // the word liveOffer
+	mu       sync.Mutex // guards what follows
+	pretence *pretence  // nil but for a pod's connection to the host itself
+	from     podStream
+	offered  uint64 // the word liveOffer
 
 	hostEnd   uint32 // the number of the FIN that the Relay before was about to send; set if hostEnded
 	hostEnded bool
@@ -142,10 +143,12 @@ func (c *conn) accept(o offer, seq uint32) {
 func (c *conn) begin(fd int, err error, events uint32, told Told) {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
+		pretence := c.pretence
 		c.mu.Unlock()
 		if err == nil {
 			hangUp(fd, false)
 		}
+		c.r.behind.end(pretence)
 		if told.Ended != nil {
 			told.Ended(nil)
 		}
@@ -380,6 +383,7 @@ func (c *conn) end(why uint32) bool {
 	}
 	c.mu.Lock()
 	c.left.Store(leaves)
+	pretence := c.pretence
 	was := c.stage.Swap(dead)
 	c.unwatch()
 	switch {
@@ -395,6 +399,7 @@ func (c *conn) end(why uint32) bool {
 	c.timer.stop()
 	c.releaseTo()
 	c.account.end(was == open)
+	c.r.behind.end(pretence)
 	if c.told.Answered != nil && was == greeting && why&(podGone|aborted) != 0 && why&(hostGone|leaving) == 0 {
 		c.told.Answered(false)
 	}

@@ -52,6 +52,11 @@
 // has sent nothing for half a minute is probed, and the connection is aborted when the pod does not answer for two
 // minutes.
 //
+// # Who is behind a socket
+//
+// A server of the host itself sees an address of the host as the client of a pod's connection. The Relay knows which pod
+// it is (Behind), from before the server can accept the connection until a minute after its end.
+//
 // # How it ends
 //
 // The end of a stream is passed on as an end, and a reset as a reset, even a reset after the end. A far end that

@@ -39,6 +39,9 @@ type Options struct {
 	// Far returns the length in bytes of the largest IP packet that fits on the way to a pod of another node, and false
 	// for a pod of this node, and for what is no pod. If it is nil, all pods are of this node.
 	Far func(pod packet.Addr) (mtu int, ok bool)
+	// Host reports whether an address is the host's own. Of connections there it is known who is behind them (Behind).
+	// If it is nil, none is.
+	Host func(packet.Addr) bool
 	// Taken reports whether somebody else has a connection whose segments from the pod have this tuple, or is about to.
 	// Join asks when its own is known (Carries), so that of two who begin at once one sees the other. nil: nobody else.
 	Taken func(*packet.Tuple) bool
@@ -64,6 +67,7 @@ type Relay struct {
 	start  time.Time // times of connections are counted from here
 	secret uint64    // of the initial sequence numbers
 	bounds bounds
+	behind behind
 	shards [64]shard
 	hold   *holder // nil: no connection outlives the Relay
 	closed atomic.Bool
@@ -85,6 +89,9 @@ func New(o Options) *Relay {
 	}
 	if o.Taken == nil {
 		o.Taken = func(*packet.Tuple) bool { return false }
+	}
+	if o.Host == nil {
+		o.Host = func(packet.Addr) bool { return false }
 	}
 	if o.Far == nil {
 		o.Far = func(packet.Addr) (int, bool) { return 0, false }
@@ -170,7 +177,7 @@ func (r *Relay) open(p *packet.Packet) {
 		return
 	}
 	c.head = headOf(p)
-	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort}, c.head)
+	fd, err := c.connect()
 	c.begin(fd, err, poll.Out, Told{})
 }
 

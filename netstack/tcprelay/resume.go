@@ -255,6 +255,7 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (back reviv
 		c.goFar(mtu)
 	}
 	c.restore(&rec, &p)
+	c.recognize(fd)
 	owner := r.o.Owner(rec.key.Src)
 	if rec.joined {
 		owner = Network(rec.key.Dst)
@@ -266,6 +267,7 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (back reviv
 	c.pumping.Store(busy) // until goOn: segments of the pod may come before
 	if !r.add(c) {
 		c.account.end(rec.open)
+		c.r.behind.end(c.pretence)
 		return back, ErrInUse
 	}
 	return revived{c, k.since}, nil

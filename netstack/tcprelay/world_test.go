@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,6 +57,8 @@ func newFarWorld(t *testing.T, hold *tcprelay.Hold) *world {
 	return newWorldAt(t, hold, elsewhere)
 }
 
+func isHost(a packet.Addr) bool { return slices.Contains(host, a.Netip()) }
+
 func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, bool)) *world {
 	t.Helper()
 	poller, err := poll.New(2)
@@ -68,6 +71,7 @@ func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, b
 		Poller: poller,
 		Hold:   hold,
 		Far:    far,
+		Host:   isHost,
 		MTU:    func() int { return mtu },
 		Refuse: func(_ *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 			t.Errorf("the pod was told of ICMP error %d", why)
