@@ -50,6 +50,7 @@ type guests struct {
 	lobby    *share.Lobby[netip.Prefix, *conn]
 	limbo    *limbo.Limbo[netip.Prefix]                     // nil: none
 	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
+	who      func(client netip.AddrPort) netip.Addr         // Options.Who
 	stats    *counters
 	calm     calm
 	crumbs   crumbs
@@ -63,6 +64,7 @@ type conn struct {
 	net.Conn
 	guests  *guests
 	owner   netip.Prefix
+	from    netip.Addr // who has made it
 	claim   share.Claim[netip.Prefix, *conn]
 	stay    share.Stay[netip.Prefix, *conn]
 	later   *laterListener // accepts the connection if it waits in the lobby; set before it enters
@@ -138,7 +140,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 		return nil, false
 	}
 	cn := &conn{
-		Conn: c, guests: g, unread: true, owner: owner, ended: make(chan struct{}),
+		Conn: c, guests: g, unread: true, owner: owner, from: g.madeBy(c), ended: make(chan struct{}),
 		pause: pause, calmed: pause > 0, opened: counted,
 	}
 	cn.claim.Value, cn.stay.Value = cn, cn
@@ -153,6 +155,14 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 		return nil, false
 	}
 	return cn, true
+}
+
+// madeBy returns who has made a connection.
+func (g *guests) madeBy(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && g.who != nil {
+		return g.who(netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port()))
+	}
+	return remote(c)
 }
 
 // worthwhile reports whether a client gets one more connection, as far as the client itself is concerned. With a
@@ -282,6 +292,7 @@ type client struct {
 	conn              net.Conn
 	under             *conn // conn itself, or the connection below TLS; nil when it is not from a guestListener
 	owner             netip.Prefix
+	from              netip.Addr // who has made the connection
 	addr, proto, port []string
 	requests, taken   atomic.Uint32 // in HTTP/2: all requests, and those that were cancelled at once
 	flooded           atomic.Bool   // too many were cancelled
@@ -296,7 +307,9 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 	if _, ok := c.(*tls.Conn); ok {
 		cl.proto, port = []string{"https"}, "443"
 	}
+	cl.from = remote(c)
 	if cl.under = under(c); cl.under != nil {
+		cl.from = cl.under.from
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		cl.under.cancel.Store(&cancel)

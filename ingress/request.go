@@ -252,6 +252,10 @@ func (rq *request) fail(err error) {
 		stats.noEndpoint.Add(1)
 		http.Error(rq.w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
 		return
+	case errors.Is(err, errForbidden):
+		stats.forbidden.Add(1)
+		http.Error(rq.w, errForbidden.Error(), http.StatusForbidden)
+		return
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		stats.timeout.Add(1)
 		http.Error(rq.w, "the backend did not answer in time", http.StatusGatewayTimeout)

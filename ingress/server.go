@@ -35,6 +35,11 @@ type Options struct {
 	// called with every request. While nothing changes it returns the same slice, which is borrowed. nil: no Service
 	// port has endpoints.
 	Endpoints func(ServicePort) []netip.AddrPort
+	// Permits says whether a client may reach an endpoint. It is called with every request. nil: all may.
+	Permits func(client netip.Addr, endpoint netip.AddrPort) Permission
+	// Who returns who has made a connection that came from an address and port. It is called with each one, and Permits is
+	// asked about the result; nil: whoever has the address.
+	Who func(client netip.AddrPort) netip.Addr
 	// Method says how one of the endpoints of a Service port is chosen for a request. It is asked again when Endpoints
 	// returns another slice. nil: in turn, as for balance.Hash.
 	Method func(ServicePort) balance.Method
@@ -58,6 +63,16 @@ type Options struct {
 	MaxIdle int
 }
 
+// Permission says whether a client may reach an endpoint.
+type Permission uint8
+
+// The permissions. Where no endpoint is Permitted, the client gets 503 if one of them is Undecided, else 403.
+const (
+	Permitted Permission = iota
+	Forbidden
+	Undecided // too little is known of the endpoint: it is as one that is not ready
+)
+
 // Server serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
 // ServeHTTPS.
 type Server struct {
@@ -65,6 +80,7 @@ type Server struct {
 	server          *http.Server
 	backends        backends
 	resolve         func(ServicePort) []netip.AddrPort
+	permits         func(netip.Addr, netip.AddrPort) Permission
 	method          func(ServicePort) balance.Method
 	source          balance.Source
 	responseTimeout time.Duration
@@ -87,6 +103,9 @@ func New(o Options) *Server {
 	if o.Endpoints == nil {
 		o.Endpoints = func(ServicePort) []netip.AddrPort { return nil }
 	}
+	if o.Permits == nil {
+		o.Permits = func(netip.Addr, netip.AddrPort) Permission { return Permitted }
+	}
 	if o.Method == nil {
 		o.Method = func(ServicePort) balance.Method { return balance.Hash }
 	}
@@ -107,7 +126,7 @@ func New(o Options) *Server {
 	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{
-		log: o.Logger, cut: cut, resolve: o.Endpoints, method: o.Method, backends: newBackends(o),
+		log: o.Logger, cut: cut, resolve: o.Endpoints, permits: o.Permits, method: o.Method, backends: newBackends(o),
 		responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
@@ -115,7 +134,7 @@ func New(o Options) *Server {
 		turn:  share.NewRounds[netip.Prefix](2 * runtime.GOMAXPROCS(0)).Pass,
 		limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}),
 		lobby: share.NewLobby[netip.Prefix](fewAtOnce, beginEvery/time.Duration(runtime.GOMAXPROCS(0)), arrive),
-		stats: &s.stats,
+		stats: &s.stats, who: o.Who,
 	}
 	if o.Limbo > 0 {
 		s.guests.limbo = limbo.New[netip.Prefix](o.Limbo)

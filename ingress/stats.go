@@ -12,6 +12,7 @@ type Stats struct {
 	NoRoute     uint64 // answered 404
 	Looped      uint64 // answered 508
 	NoEndpoint  uint64 // answered 503
+	Forbidden   uint64 // answered 403: the client may reach none of the endpoints
 	BadGateway  uint64 // answered 502
 	Timeout     uint64 // answered 504
 	ClientGone  uint64 // the client left before the backend answered
@@ -37,7 +38,7 @@ func (s *Server) Stats() Stats {
 	c := &s.stats
 	sum := Stats{
 		Requests: c.requests.Load(), InFlight: c.inFlight.Load(), BadRequest: c.badRequest.Load(),
-		NoRoute: c.noRoute.Load(), Looped: c.looped.Load(), NoEndpoint: c.noEndpoint.Load(), BadGateway: c.badGateway.Load(),
+		NoRoute: c.noRoute.Load(), Looped: c.looped.Load(), NoEndpoint: c.noEndpoint.Load(), Forbidden: c.forbidden.Load(), BadGateway: c.badGateway.Load(),
 		Timeout: c.timeout.Load(), ClientGone: c.clientGone.Load(), ClientBroke: c.clientBroke.Load(), Broken: c.broken.Load(),
 		Retries: c.retries.Load(), FallbackTLS: c.fallbackTLS.Load(), Cut: c.cut.Load(),
 		Conns:   int64(s.guests.limit.Stats().Held),
@@ -54,7 +55,7 @@ type counters struct {
 	requests, badRequest, noRoute, noEndpoint, badGateway atomic.Uint64
 	timeout, clientGone, clientBroke, broken, retries     atomic.Uint64
 	fallbackTLS, cut, evicted, shed, refused, flooded     atomic.Uint64
-	looped, waited                                        atomic.Uint64
+	looped, waited, forbidden                             atomic.Uint64
 	responses                                             [6]atomic.Uint64
 }
 

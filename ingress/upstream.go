@@ -80,7 +80,10 @@ func (b *backends) close() {
 	b.h2c.CloseIdleConnections()
 }
 
-var errNoEndpoint = errors.New("no endpoint is ready")
+var (
+	errNoEndpoint = errors.New("no endpoint is ready")
+	errForbidden  = errors.New("a network policy does not let you reach the server")
+)
 
 // dialError is an error of Options.Dial: nothing was sent.
 type dialError struct{ err error }
@@ -99,32 +102,64 @@ type upstream struct {
 
 func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port: port, server: s} }
 
-// ask sends the request to an endpoint and returns the response. After a failed dial, which has sent nothing, it asks
-// the next endpoint. It also asks the next endpoint, once, when one did not begin to answer a harmless request: a pod
-// that ends may still accept connections.
+// ask sends the request to an endpoint that the client may reach, and returns the response. After a failed dial, which
+// has sent nothing, it asks the next endpoint. It also asks the next endpoint, once, when one did not begin to answer a
+// harmless request: a pod that ends may still accept connections.
 func (rq *request) ask() (*http.Response, error) {
-	u := rq.u
-	resolved := u.endpoints()
-	endpoints := resolved.endpoints
-	if len(endpoints) == 0 {
+	resolved := rq.u.endpoints()
+	if len(resolved.endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
-	send, harmless := rq.sender()
-	now := time.Now().UnixNano()
-	start := resolved.start(rq.client.owner.Addr())
-	allDown := allDown(endpoints, now)
-	var err error
-	for i := range endpoints {
-		e := endpoints[(start+i)%len(endpoints)]
-		if !allDown && e.downUntil.Load() > now {
+	q := inquiry{rq: rq, resolved: resolved, start: resolved.start(rq.client.owner.Addr()), now: time.Now().UnixNano()}
+	q.send, q.harmless = rq.sender()
+	resp, err := q.round(false)
+	if resp == nil && err == nil && q.down { // all that the client may reach failed lately
+		resp, err = q.round(true)
+	}
+	switch {
+	case resp != nil || err != nil:
+		return resp, err
+	case q.undecided:
+		return nil, errNoEndpoint
+	}
+	return nil, errForbidden
+}
+
+// inquiry is a request that looks for an endpoint that answers it.
+type inquiry struct {
+	rq        *request
+	resolved  *resolved
+	start     int   // the index of the endpoint that is asked first
+	now       int64 // Unix nanoseconds
+	send      func(addr string) (*http.Response, error)
+	harmless  bool // it may be sent to another endpoint after one closed without an answer
+	undecided bool // of an endpoint it is not known yet whether the client may reach it
+	down      bool // an endpoint that the client may reach failed lately
+}
+
+// round asks one endpoint after the other, those that failed lately only if all is set. It returns the answer, or the
+// last error; neither where no endpoint was asked.
+func (q *inquiry) round(all bool) (resp *http.Response, err error) {
+	rq, s := q.rq, q.rq.s
+	for i := range q.resolved.endpoints {
+		n := (q.start + i) % len(q.resolved.endpoints)
+		e := q.resolved.endpoints[n]
+		switch s.permits(rq.client.from, q.resolved.addrs[n]) {
+		case Forbidden:
+			continue
+		case Undecided:
+			q.undecided = true
+			continue
+		}
+		if !all && e.downUntil.Load() > q.now {
+			q.down = true
 			continue
 		}
 		if err != nil {
-			u.server.stats.retries.Add(1)
+			s.stats.retries.Add(1)
 		}
-		var resp *http.Response
-		rq.visit = e.begin(&u.server.source)
-		if resp, err = send(e.addr); err == nil {
+		rq.visit = e.begin(&s.source)
+		if resp, err = q.send(e.addr); err == nil {
 			rq.visit.answer(resp.StatusCode)
 			return resp, nil
 		}
@@ -135,24 +170,14 @@ func (rq *request) ask() (*http.Response, error) {
 		case errors.Is(err, http1.ErrNoConnection): // the endpoint may only be busy: it stays in use
 		case errors.As(err, new(*dialError)):
 			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
-			e.load.Refused(u.server.source.Now())
-		case harmless && errors.Is(err, http1.ErrUnanswered):
-			harmless = false // a request that makes its server crash must not reach more than two
+			e.load.Refused(s.source.Now())
+		case q.harmless && errors.Is(err, http1.ErrUnanswered):
+			q.harmless = false // a request that makes its server crash must not reach more than two
 		default:
 			return nil, err
 		}
 	}
 	return nil, err
-}
-
-// allDown reports whether every endpoint failed lately. Then failed ones are asked, too.
-func allDown(endpoints []*endpoint, now int64) bool {
-	for _, e := range endpoints {
-		if e.downUntil.Load() <= now {
-			return false
-		}
-	}
-	return true
 }
 
 // sender returns a func that sends the request to an address, and reports whether the request may be sent to a second

@@ -1,0 +1,109 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// TestPermits: a client gets answers of those endpoints alone that it may reach, and 403 when these are none.
+func TestPermits(t *testing.T) {
+	var list []netip.AddrPort
+	for _, name := range []string{"a", "b", "c"} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) }))
+		t.Cleanup(s.Close)
+		list = append(list, netip.MustParseAddrPort(strings.TrimPrefix(s.URL, "http://")))
+	}
+	pod := netip.MustParseAddr("10.244.1.3") // behind a socket of this host
+	var may atomic.Pointer[map[netip.AddrPort]Permission]
+	r := newRig(t, Options{
+		Endpoints: func(ServicePort) []netip.AddrPort { return list },
+		Who: func(client netip.AddrPort) netip.Addr {
+			if client.Addr() == netip.MustParseAddr("127.0.0.1") {
+				return pod
+			}
+			return client.Addr()
+		},
+		Permits: func(client netip.Addr, endpoint netip.AddrPort) Permission {
+			if p, ok := (*may.Load())[endpoint]; ok && client == pod {
+				return p
+			}
+			return Forbidden
+		},
+	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+	for _, c := range []struct {
+		may  map[netip.AddrPort]Permission
+		code int
+		want string // who may answer
+	}{
+		{map[netip.AddrPort]Permission{}, http.StatusForbidden, ""},
+		{map[netip.AddrPort]Permission{list[1]: Permitted}, http.StatusOK, "b"},
+		{map[netip.AddrPort]Permission{list[0]: Permitted, list[2]: Permitted}, http.StatusOK, "ac"},
+		{map[netip.AddrPort]Permission{list[0]: Permitted, list[2]: Undecided}, http.StatusOK, "a"},
+		{map[netip.AddrPort]Permission{list[2]: Undecided}, http.StatusServiceUnavailable, ""},
+	} {
+		may.Store(&c.may)
+		for range 6 {
+			resp, err := http.Get("http://" + r.http + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if resp.StatusCode != c.code || c.want != "" && !strings.Contains(c.want, string(body)) {
+				t.Errorf("with %v: %s %q", c.may, resp.Status, body)
+			}
+		}
+	}
+	if s := r.Stats(); s.Forbidden != 6 || s.NoEndpoint != 6 {
+		t.Errorf("%d requests are counted as forbidden, %d as without an endpoint", s.Forbidden, s.NoEndpoint)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestPermittedDown: an endpoint that failed lately is asked again when the client may reach no other, whatever becomes
+// of those that it may not reach.
+func TestPermittedDown(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "back") }))
+	t.Cleanup(s.Close)
+	may, other := netip.MustParseAddrPort(strings.TrimPrefix(s.URL, "http://")), netip.MustParseAddrPort("127.0.0.1:1")
+	var down atomic.Bool
+	r := newRig(t, Options{
+		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{may, other} },
+		Permits: func(client netip.Addr, endpoint netip.AddrPort) Permission {
+			if endpoint == may && client == netip.MustParseAddr("127.0.0.1") {
+				return Permitted
+			}
+			return Forbidden
+		},
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if down.Load() {
+				return nil, errors.New("not now")
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+	get := func(want int) {
+		t.Helper()
+		resp, err := http.Get("http://" + r.http + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("got %s, want %d", resp.Status, want)
+		}
+	}
+	down.Store(true)
+	get(http.StatusBadGateway)
+	down.Store(false)
+	get(http.StatusOK)
+	http.DefaultClient.CloseIdleConnections()
+}
