@@ -41,6 +41,7 @@ const (
 // AttachmentConfig describes an attachment.
 type AttachmentConfig struct {
 	Name  string // "namespace/name" of the pod, or "host"
+	UID   string // of the pod, which tells it from others of that name; "" if it is not known
 	Kind  AttachmentKind
 	MAC   packet.MAC
 	Addrs []netip.Addr // addresses the pod may send from; for the host TAP, those besides the node's own

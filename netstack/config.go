@@ -73,9 +73,10 @@ type Balancer interface {
 // Policy.
 type Policy interface {
 	// Judge is called when a flow begins, translated or not, and again at a flow's first packet after the Policy, the
-	// Balancer or the Config changed. Packets in between are not judged, and there is no scan. Two packets that begin
-	// one flow at the same time may both be judged. Judge must be safe for concurrent use, allocate nothing and not
-	// block. f is borrowed.
+	// Balancer or the Config changed. Packets in between are not judged, and there is no scan. A flow that it does not
+	// permit any longer is judged at each packet until it expires. Two packets that begin one flow at the same time may
+	// both be judged. A connection that begins without the packet that opens it is judged both ways. Judge must be safe
+	// for concurrent use, allocate nothing and not block. f is borrowed.
 	Judge(f *Flow) Ruling
 }
 
@@ -125,6 +126,8 @@ type End struct {
 	Kind EndKind
 	// Attachment is the name of the attachment of a Pod, and of the Host if it has one.
 	Attachment string
+	// UID is the AttachmentConfig.UID of a Pod.
+	UID string
 	// Peer is the ID of an OtherNode, or, for a client Outside, of the node through whose host socket it came in. 0 for
 	// none.
 	Peer uint64

@@ -261,3 +261,33 @@ func TestForgedErrorToStack(t *testing.T) {
 		t.Fatalf("the pod's own error did not reach the client: %v", err)
 	}
 }
+
+// TestErrorsAboutDenied: an ICMP error about a flow that is no longer permitted does not pass, whichever end it comes
+// from. One about a flow that is permitted passes, also before the flow's next packet, and is judged as the flow is.
+func TestErrorsAboutDenied(t *testing.T) {
+	w := newWorld(t)
+	for _, e := range known {
+		w.exchange(e)
+	}
+	byBackend := about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.1.11:8080"))[0]
+	byClient := about("10.244.1.10", "10.96.0.1", datagram("10.96.0.1:80", "10.244.1.10:1000"))[0]
+	policy := &rules{Ruling: Ruling{Refuse, 7}, to: "10.244.1.11"}
+	w.policy = policy
+	w.set()
+	w.from("b", byBackend)
+	w.from("a", byClient)
+	w.counted(Denied, 2)
+	w.silent()
+	for _, f := range policy.calls() {
+		want := "10.244.1.10:1000 > 10.96.0.1:80, 10.244.1.10:1000 > 10.244.1.11:8080, a to b"
+		got := fmt.Sprintf("%s:%d > %s:%d, %s:%d > %s:%d, %s to %s", f.Orig.Src, f.Orig.SrcPort, f.Orig.Dst, f.Orig.DstPort,
+			f.To.Src, f.To.SrcPort, f.To.Dst, f.To.DstPort, f.From.Attachment, f.Toward.Attachment)
+		if got != want {
+			t.Errorf("judged was %s, want %s", got, want)
+		}
+	}
+	w.policy = &rules{}
+	w.set()
+	w.exchange(exchange{"b", byBackend, "a", fmt.Sprintf("icmp %d/%d 10.96.0.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.1:80", byBackend.ICMPType, byBackend.ICMPCode)})
+	w.exchange(exchange{"a", byClient, "b", fmt.Sprintf("icmp %d/%d 10.244.1.10 > 10.244.1.11 about 10.244.1.11:8080 > 10.244.1.10:1000", byClient.ICMPType, byClient.ICMPCode)})
+}

@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"net/netip"
+
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -11,7 +13,7 @@ type judgement uint8
 const (
 	goOn  judgement = iota
 	again           // the flow was deleted: begin a new one
-	ended           // the flow was deleted, and the journey ends
+	ended           // the journey ends
 )
 
 // vouches reports whether a flow may go on without being judged: nothing changed since it was last judged, or the
@@ -47,12 +49,14 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 			return goOn
 		}
 	}
-	if s.policy != nil && !w.permit(s, j) {
-		w.forget(j)
+	opening := packet.Opens(j.packet.TCPFlags)
+	serves := w.serves(s, j, opening)
+	if s.policy != nil && (serves || j.hit.Dir == flow.Reply) && !w.permit(s, j) {
+		// The flow stays in the table, and each packet of it is judged until it expires. If it were forgotten, a packet
+		// of its far end would begin it anew in the other direction, which may be permitted.
 		return ended
 	}
-	opening := packet.Opens(j.packet.TCPFlags)
-	if w.serves(s, j, opening) {
+	if serves {
 		w.path.flows.SetChecked(j.hit.Ref, s.generation)
 		w.hears(s, j)
 		return goOn
@@ -115,7 +119,31 @@ func (w *worker) forget(j *journey) {
 // permit asks the Policy whether the journey's flow is permitted, and ends the journey if not.
 func (w *worker) permit(s *snapshot, j *journey) bool {
 	w.describe(s, j)
-	ruling := s.policy.Judge(&w.told)
+	return j.obeys(s.policy.Judge(&w.told))
+}
+
+// permitNew is permit for a flow that begins. A connection whose first packet is none that opens it may have been begun
+// by either end, when this node did not know it any more; so it must be permitted both ways. Only clients send to what
+// the Balancer leads elsewhere, and from other nodes' host sockets.
+func (w *worker) permitNew(s *snapshot, j *journey) bool {
+	if !w.permit(s, j) {
+		return false
+	}
+	if !j.orig.Proto.Connects() || packet.Opens(j.packet.TCPFlags) || j.hit.Backend != 0 || j.wrapped {
+		return true
+	}
+	back, rule := &w.told, j.rule
+	back.Orig, back.To = back.To.Reverse(), back.Orig.Reverse()
+	back.From, back.Toward = back.Toward, back.From
+	if !j.obeys(s.policy.Judge(back)) {
+		return false
+	}
+	j.rule = rule
+	return true
+}
+
+// obeys ends the journey if a ruling does not permit its flow.
+func (j *journey) obeys(ruling Ruling) bool {
 	j.rule = ruling.Rule
 	switch ruling.Action {
 	case Permit:
@@ -170,11 +198,13 @@ func (w *worker) describe(s *snapshot, j *journey) {
 }
 
 // endAt returns who has an address.
-func (w *worker) endAt(s *snapshot, a *packet.Addr) End {
-	r := w.route(s, a)
+func (w *worker) endAt(s *snapshot, a *packet.Addr) End { return w.route(s, a).end() }
+
+// end returns who is where a route leads.
+func (r route) end() End {
 	switch r.kind {
 	case toPod:
-		return End{Kind: Pod, Attachment: r.pod.Name}
+		return End{Kind: Pod, Attachment: r.pod.Name, UID: r.pod.UID}
 	case toHost:
 		if r.pod != nil {
 			return End{Kind: Host, Attachment: r.pod.Name}
@@ -188,4 +218,16 @@ func (w *worker) endAt(s *snapshot, a *packet.Addr) End {
 		return End{Kind: Nobody}
 	}
 	return End{Kind: Outside}
+}
+
+// At returns who has an address. Before the first Set it is nobody.
+func (p *Path) At(a netip.Addr) End {
+	s, addr := p.snapshot.Load(), packet.AddrFrom(a)
+	if s == nil {
+		return End{}
+	}
+	if att := p.attachments.table.Load().byAddr[addr]; att != nil {
+		return End{Kind: Pod, Attachment: att.Name, UID: att.UID}
+	}
+	return s.route(&addr).end()
 }

@@ -225,14 +225,12 @@ func TestPolicyDenies(t *testing.T) {
 	}
 }
 
-// TestPolicyEndsFlow: a flow that the rules no longer permit ends with its next packet, in whichever direction.
+// TestPolicyEndsFlow: packets of a flow that the rules no longer permit are refused, in both directions, whatever the
+// rules say of a flow from its far end. When the rules permit it again, it goes on.
 func TestPolicyEndsFlow(t *testing.T) {
 	for _, f := range kinds {
-		for _, next := range []struct {
-			name string
-			exchange
-		}{{"there", f.there}, {"back", f.back}} {
-			t.Run(f.name+", then "+next.name, func(t *testing.T) {
+		for _, next := range [][2]exchange{{f.there, f.back}, {f.back, f.there}} {
+			t.Run(f.name+", then from "+next[0].from, func(t *testing.T) {
 				hears := make(witness, 16)
 				w := newWorldWith(t, hears)
 				w.policy = &rules{Ruling: Ruling{Permit, 1}}
@@ -242,19 +240,27 @@ func TestPolicyEndsFlow(t *testing.T) {
 				if h := hears.next(t); h.what != "begun" || h.rule != 1 {
 					t.Fatalf("heard %+v", h)
 				}
-				w.policy = &rules{Ruling: Ruling{Drop, 9}}
+				w.policy = policyFunc(func(judged *Flow) Ruling {
+					if describeTuple(&judged.Orig) == f.orig {
+						return Ruling{Drop, 9}
+					}
+					return Ruling{}
+				})
 				w.set()
-				w.from(next.from, next.packet)
-				w.dropped(Denied)
-				if h := hears.next(t); h.what != "ended" || describeTuple(&h.last.Orig) != f.orig {
-					t.Errorf("heard %+v", h)
+				for i, e := range next {
+					w.from(e.from, e.packet)
+					w.counted(Denied, uint64(i+1))
+					h := hears.next(t)
+					if h.what != "denied" || h.rule != 9 || describeTuple(&h.flow.Orig) != f.orig || describeTuple(&h.flow.To) != f.to {
+						t.Errorf("heard %s by rule %d of %s as %s", h.what, h.rule, describeTuple(&h.flow.Orig), describeTuple(&h.flow.To))
+					}
 				}
-				h := hears.next(t)
-				if h.what != "denied" || h.rule != 9 || describeTuple(&h.flow.Orig) != f.orig || describeTuple(&h.flow.To) != f.to {
-					t.Errorf("heard %s by rule %d of %s as %s", h.what, h.rule, describeTuple(&h.flow.Orig), describeTuple(&h.flow.To))
-				}
-				if n := w.path.flows.Stats().Len; n != 0 {
-					t.Errorf("%d flows are left in the table", n)
+				w.policy = &rules{}
+				w.set()
+				w.exchange(next[0])
+				w.exchange(next[1])
+				if n := w.path.flows.Stats().Len; n != 1 {
+					t.Errorf("%d flows are in the table, want the one", n)
 				}
 			})
 		}

@@ -83,6 +83,31 @@ func TestSteerHere(t *testing.T) {
 	w.silent()
 }
 
+// TestSteerWhereItMay: a connection that may not go where it would be steered goes to the endpoint that leaves, that of
+// a client outside, too.
+func TestSteerWhereItMay(t *testing.T) {
+	w := newSteering(t, "10.244.1.11:8080", "10.244.3.30:8080")
+	w.policy = policyFunc(func(f *Flow) Ruling {
+		if f.To.Dst == packet.AddrFrom(ap("10.244.3.30:8080").Addr()) {
+			return Ruling{Refuse, 1}
+		}
+		return Ruling{}
+	})
+	w.set()
+	w.path.FromLink(node2, [][]byte{marked(t, segment("10.244.2.20:4000", "10.244.1.11:8080", packet.SYN))})
+	w.expect("b", "tcp 10.244.2.20:4000 > 10.244.1.11:8080 S")
+	w.from("b", segment("10.244.1.11:8080", "10.244.2.20:4000", packet.SYN|packet.ACK))
+	w.expect("link", "node-2 tcp 10.244.1.11:8080 > 10.244.2.20:4000 SA")
+	w.from("node-2 encap", segment("198.51.100.7:4000", "10.244.1.11:8080", packet.SYN))
+	w.expect("b", "tcp 198.51.100.7:4000 > 10.244.1.11:8080 S")
+	w.silent()
+	// Nor may it go there: it is refused as what was not steered.
+	w.policy = policyFunc(func(*Flow) Ruling { return Ruling{Refuse, 1} })
+	w.set()
+	w.path.FromLink(node2, [][]byte{marked(t, segment("10.244.2.20:4001", "10.244.1.11:8080", packet.SYN))})
+	w.dropped(Denied)
+}
+
 // TestSteerToThirdNode: where no pod of this node can take it, the connection goes on to a third node from this node's
 // own address, unmarked, and answers come back by this node.
 func TestSteerToThirdNode(t *testing.T) {

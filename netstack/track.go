@@ -188,7 +188,15 @@ func (w *worker) choose(s *snapshot, j *journey, choice packet.Choice) bool {
 		}
 		to.Src = stackAddr
 	}
-	return s.policy == nil || w.permit(s, j)
+	if s.policy == nil || w.permitNew(s, j) {
+		return true
+	}
+	if choice.Kind != packet.Picked || !j.service || s.isNodeAddr(j.orig.Dst) {
+		return false
+	}
+	// It may not go where it is steered. It goes where its node has led it, since it may go there.
+	j.verdict, j.reason, j.answer = Dropped, NotDropped, noAnswer
+	return w.choose(s, j, packet.Choice{})
 }
 
 // pick asks the Balancer. Packets are translated once, on the node where the flow enters. There are two exceptions.
@@ -254,6 +262,9 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.path.flows.Peek(&t, &j.hit) {
 		return j.drop(StrayError)
 	}
+	if s.policy != nil && j.hit.Checked != s.generation && !w.permitQuoted(s, j, &t) {
+		return false
+	}
 	switch {
 	case j.hit.Kind&TakenOver != 0: // by route
 	case j.hit.Dir == flow.Reply:
@@ -262,6 +273,18 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 		return w.leads(s, j) || j.drop(StrayError)
 	}
 	return true
+}
+
+// permitQuoted asks the Policy whether the flow that an ICMP error is about is still permitted, and ends the journey if
+// not. t is the tuple by which the flow was found. The flow's next packet is judged all the same.
+func (w *worker) permitQuoted(s *snapshot, j *journey, t *packet.Tuple) bool {
+	orig := j.orig
+	j.orig = *t
+	w.describe(s, j)
+	j.orig = orig
+	ruling := s.policy.Judge(&w.told)
+	j.rule = ruling.Rule
+	return ruling.Action == Permit || j.drop(Denied) // nobody is told of an error about an error
 }
 
 // mayQuote reports whether the packet that an ICMP error quotes may have been sent to the sender of the error.
