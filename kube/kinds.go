@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"reflect"
 	"strings"
 
@@ -27,8 +28,9 @@ type Kind struct {
 	ClusterScoped bool
 	Use           Use
 
-	new   func() Object
-	lists lists // where Objects keeps them; nil for a kind that Objects does not hold
+	resource string // of another kind, of whose objects these are a part; "" for the Plural in lower case
+	new      func() Object
+	lists    lists // where Objects keeps them; nil for a kind that Objects does not hold
 }
 
 // Use says what Tapestry does with the objects of a kind.
@@ -86,7 +88,7 @@ var kinds = []*Kind{
 	kindOf(func(o *Objects) *[]*corev1.Node { return &o.Nodes },
 		Kind{Name: "Node", Plural: "Nodes", Group: core, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*corev1.Namespace { return &o.Namespaces },
-		Kind{Name: "Namespace", Plural: "Namespaces", Group: core, ClusterScoped: true, Use: InFiles | InController}),
+		Kind{Name: "Namespace", Plural: "Namespaces", Group: core, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.ServiceCIDR { return &o.ServiceCIDRs },
 		Kind{Name: "ServiceCIDR", Plural: "ServiceCIDRs", Group: networking, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*corev1.Pod { return &o.Pods },
@@ -114,7 +116,9 @@ var kinds = []*Kind{
 	kindOf(func(o *Objects) *[]*v1alpha1.EgressAddress { return &o.EgressAddresses },
 		Kind{Name: "EgressAddress", Plural: "EgressAddresses", Group: ownGroup, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
-		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InCluster | NotServed}),
+		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InFiles | InCluster}),
+	rollOf(func(o *Objects) *roll.List[*OtherPod] { return &o.OtherPods },
+		Kind{Name: "OtherPod", Plural: "OtherPods", Group: core, Use: InCluster, resource: "pods"}),
 	kindOf(func(o *Objects) *[]*PolicyBinding { return &o.PolicyBindings },
 		Kind{Name: "ValidatingAdmissionPolicyBinding", Plural: "ValidatingAdmissionPolicyBindings", Group: admission, ClusterScoped: true, Use: InCluster}),
 
@@ -181,7 +185,7 @@ func KindOf(obj metav1.Object) *Kind { return byType[reflect.TypeOf(obj)] }
 func KindFor[T Object]() *Kind { return byType[reflect.TypeFor[T]()] }
 
 // Resource returns the kind's name in API paths and in RBAC rules, like "endpointslices".
-func (k *Kind) Resource() string { return strings.ToLower(k.Plural) }
+func (k *Kind) Resource() string { return cmp.Or(k.resource, strings.ToLower(k.Plural)) }
 
 // Held reports whether Objects has a list for the objects.
 func (k *Kind) Held() bool { return k.lists != nil }

@@ -123,8 +123,9 @@ type Objects struct {
 	BGPPeers          []*v1alpha1.BGPPeer
 	BGPAdvertisements []*v1alpha1.BGPAdvertisement
 	EgressAddresses   []*v1alpha1.EgressAddress
-	// NetworkPolicies have metadata only: they are not served yet.
-	NetworkPolicies []*networkingv1.NetworkPolicy
+	NetworkPolicies   []*networkingv1.NetworkPolicy
+	// OtherPods are pods of other nodes, as policies see them. A source that has all pods has them in Pods.
+	OtherPods roll.List[*OtherPod]
 	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.
 	PolicyBindings []*PolicyBinding
 

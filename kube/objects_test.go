@@ -60,7 +60,7 @@ func TestEveryKind(t *testing.T) {
 		}
 	}
 	copies := objs.Map(func(obj Object) Object { return obj.DeepCopyObject().(Object) })
-	if diff := cmp.Diff(objs, copies, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{})); diff != "" {
+	if diff := cmp.Diff(objs, copies, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{}, roll.List[*OtherPod]{})); diff != "" {
 		t.Errorf("the copies are others (-objects +copies):\n%s", diff)
 	}
 	same := map[Object]bool{}
@@ -80,7 +80,7 @@ func TestEveryKind(t *testing.T) {
 	if !ok || back.Len() != 0 || len(back.Origin) != 0 {
 		t.Errorf("all taken away, %d objects and %d origins are left", back.Len(), len(back.Origin))
 	}
-	if again, ok := back.Replace(&Objects{}, &clone); !ok || !cmp.Equal(again, clone, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{})) {
+	if again, ok := back.Replace(&Objects{}, &clone); !ok || !cmp.Equal(again, clone, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{}, roll.List[*OtherPod]{})) {
 		t.Error("put back, they are others")
 	}
 }

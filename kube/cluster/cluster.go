@@ -60,7 +60,7 @@ type Options struct {
 	Announce bool
 	Logger   *slog.Logger
 
-	refusedPause time.Duration // 0 for the constant refusedPause
+	refusedPause, policiesWait, policiesRest time.Duration // 0 for the constants of these names
 }
 
 const (
@@ -90,6 +90,7 @@ type Cluster struct {
 	sources []*source
 
 	secrets   secrets
+	policies  policies
 	pins      *pins.Pins
 	own       own
 	publisher *tell.Publisher
@@ -119,7 +120,7 @@ func New(o Options) (*Cluster, error) {
 	c.publisher = tell.NewPublisher(o.Node, c.rest, c.link, c.log)
 	c.reporter = tell.NewReporter("tapestry.dev/agent", o.Node, c.rest, c.link, c.log)
 	c.own.name = o.Node
-	c.secrets = newSecrets(c)
+	c.secrets, c.policies = newSecrets(c), newPolicies(c.touch, cmp.Or(o.policiesWait, policiesWait), cmp.Or(o.policiesRest, policiesRest))
 	c.makeSources()
 	c.openSaved(to.Cluster)
 	return c, nil
@@ -232,11 +233,18 @@ func (c *Cluster) touch() {
 // snapshot returns the objects and the problems, or false when some kind has not been read yet.
 func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, bool) {
 	var objs kube.Objects
-	var missing []string
+	var missing, unread []string // unread are those that policies need
 	for _, k := range kube.Kinds() {
-		if s := c.stores[k]; s != nil && !s.put(&objs) {
+		switch s := c.stores[k]; {
+		case s == nil || s.put(&objs):
+		case c.later(k) != nil:
+			unread = append(unread, c.later(k).name)
+		default:
 			missing = append(missing, k.Plural)
 		}
+	}
+	if len(missing) == 0 {
+		missing = c.policies.admit(&objs, unread, c.isDelivered())
 	}
 	if len(missing) == 0 && c.SecretsOf != nil {
 		missing = c.secrets.put(ctx, &objs, c.SecretsOf(&objs))
@@ -362,9 +370,8 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}
 	}
-	if n := len(objs.NetworkPolicies); n > 0 {
-		add(kube.Warning, kube.RefOf(objs.NetworkPolicies[0]),
-			"NetworkPolicies are not enforced yet, and the cluster has %d: traffic is let through as if there were none", n)
+	if text := c.policies.problem(); text != "" {
+		add(kube.Error, own, "%s", text)
 	}
 	if len(objs.ServiceCIDRs) == 0 && c.lacks(kube.KindFor[*networkingv1.ServiceCIDR]()) {
 		add(kube.Warning, own, "the API server does not tell the service ranges, so the default ones are used: name the cluster's with --service-cidr")
@@ -470,7 +477,7 @@ func (c *Cluster) State() kube.SourceState {
 		}
 	}
 	for _, s := range c.sources {
-		broken, answer := s.state()
+		broken, answer := s.asked()
 		if broken.IsZero() || s.optional && answer != nil || s.without(answer) {
 			continue
 		}

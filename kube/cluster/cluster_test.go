@@ -327,18 +327,6 @@ func TestConfiguredRanges(t *testing.T) {
 	})
 }
 
-func TestPolicies(t *testing.T) {
-	t.Parallel()
-	s := clustertest.New(t)
-	for _, name := range []string{"p", "q"} {
-		s.Put(&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: name}})
-	}
-	v := see(t, s)
-	v.until("a warning", func(_ *kube.Objects, problems []kube.Problem) bool {
-		return len(problems) == 1 && problems[0].Object.String() == "NetworkPolicy x/p" && strings.Contains(problems[0].Message, "the cluster has 2")
-	})
-}
-
 // The addresses of API servers are learned, and outlive the agent.
 func TestLearns(t *testing.T) {
 	t.Parallel()

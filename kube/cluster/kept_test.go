@@ -40,6 +40,10 @@ func TestSavedVersion(t *testing.T) {
 		if r.names {
 			arrived = apimeta.AsPartialObjectMetadata(obj)
 		}
+		if r.arrives != nil {
+			arrived = r.one()
+			fill(reflect.ValueOf(arrived).Elem(), 12)
+		}
 		r.strip(arrived)
 		var paths []string
 		walk(reflect.ValueOf(arrived).Elem(), r.kind.Name, &paths)

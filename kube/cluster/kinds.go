@@ -5,7 +5,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -24,12 +23,13 @@ var guardKind = kube.KindFor[*kube.PolicyBinding]()
 // row says how one kind is watched.
 type row struct {
 	kind *kube.Kind
+	name string // in messages; "" for the kind's Plural
 	// strip reduces an object that has just arrived, in place.
 	strip func(runtime.Object)
 	// names is set to ask for metadata only.
 	names bool
-	// selector is a field selector for the objects to ask for, "" for all.
-	selector string
+	// selector says by fields which objects to ask for; nil for all.
+	selector fields.Selector
 	// optional is set for a kind that the agent can do without, whether the API server does not know the kind or does
 	// not let the agent read it.
 	optional bool
@@ -38,6 +38,10 @@ type row struct {
 	unknown bool
 	// unused is set for a kind that is not asked for; the snapshot then has no objects of the kind.
 	unused bool
+	// later is set for a kind that is read only while there are NetworkPolicies.
+	later bool
+	// arrives is the kind of which the API server sends objects; nil for kind itself.
+	arrives *kube.Kind
 	// single is set for a kind whose objects are watched one by one, each when something refers to it.
 	single bool
 
@@ -51,6 +55,8 @@ type holder interface {
 	put(objs *kube.Objects) (synced bool)
 	// pass marks the kind as arrived although it cannot be read.
 	pass()
+	// forget goes back to the beginning: no objects, and none have arrived.
+	forget()
 	// fill sets the objects to those that objs has of the kind, until the API server's arrive.
 	fill(objs *kube.Objects)
 }
@@ -71,7 +77,9 @@ func (c *Cluster) rows() []row {
 		whole(strip.BGPPeer).orWithout().unless(!c.Announce),
 		whole(strip.BGPAdvertisement).orWithout().unless(!c.Announce),
 		whole(strip.EgressAddress).orUnknown(),
-		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
+		whole(strip.NetworkPolicy),
+		whole(strip.Namespace).afterPolicies(),
+		otherPods(c.Node).afterPolicies(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
 		secretRow(),
 	}
@@ -107,8 +115,30 @@ func namesOf[T object]() row {
 	}
 }
 
+// otherPods returns the row of the pods of other nodes than one. Those that wait for a node, or have ended, are not
+// asked for, and those without an address of their own are not kept: each node has all others.
+func otherPods(than string) row {
+	return row{
+		selector: fields.AndSelectors(
+			fields.OneTermNotEqualSelector("spec.nodeName", than), fields.OneTermNotEqualSelector("spec.nodeName", ""),
+			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)), fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)),
+		),
+		kind: kube.KindFor[*kube.OtherPod](), name: "Pods of other nodes", arrives: kube.KindFor[*corev1.Pod](), strip: func(obj runtime.Object) { strip.OtherPod(obj.(*corev1.Pod)) },
+		newStore: func(touch func()) holder {
+			s := newStore(func(arrived any) *kube.OtherPod { return kube.OtherPodOf(arrived.(*corev1.Pod)) }, touch)
+			s.omit = func(p *kube.OtherPod) bool { return len(p.Addrs) == 0 }
+			return s
+		},
+	}
+}
+
 func (r row) where(field, value string) row {
-	r.selector = fields.OneTermEqualSelector(field, value).String()
+	r.selector = fields.OneTermEqualSelector(field, value)
+	return r
+}
+
+func (r row) afterPolicies() row {
+	r.later = true
 	return r
 }
 
@@ -137,7 +167,7 @@ func (r *row) one() runtime.Object {
 	if r.names {
 		return &metav1.PartialObjectMetadata{}
 	}
-	return r.kind.New()
+	return cmp.Or(r.arrives, r.kind).New()
 }
 
 // list returns an empty list of the type in which the kind arrives.
@@ -145,7 +175,7 @@ func (r *row) list() runtime.Object {
 	if r.names {
 		return &metav1.PartialObjectMetadataList{}
 	}
-	return kube.NewList(connect.Scheme, r.kind)
+	return kube.NewList(connect.Scheme, cmp.Or(r.arrives, r.kind))
 }
 
 // makeSources makes the stores of all kinds, and the sources that fill them. Those of Secrets are made when they are
@@ -172,8 +202,12 @@ func (c *Cluster) makeSources() {
 }
 
 func (c *Cluster) newSource(r row, into holder) *source {
+	var while *gate // always
+	if r.later {
+		while = c.policies.gate
+	}
 	return &source{
-		row: r, name: r.kind.Plural, path: r.kind.Group.Path(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
+		row: r, while: while, name: cmp.Or(r.name, r.kind.Plural), path: r.kind.Group.Path(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
 		rests: cmp.Or(c.refusedPause, refusedPause),
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
@@ -153,10 +152,9 @@ func TestGuard(t *testing.T) {
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
-	s.Put(node("n1"), node("n2"), service("a"), service("b"), ingress("i", "none"),
-		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "p"}})
+	s.Put(node("n1"), node("n2"), service("a"), service("b"), ingress("i", "none"))
 	v := see(t, s)
-	objs := v.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
+	objs := v.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i")
 	of := func(kind, name, message string) kube.Problem {
 		return kube.Problem{Severity: kube.Error, Object: kube.Ref{Kind: kind, Namespace: "x", Name: name}, Field: "spec", Message: message}
 	}
@@ -174,8 +172,7 @@ func TestEvents(t *testing.T) {
 	}
 	v.Report(&objs, []kube.Problem{of("Service", "a", "is wrong"), of("Node", "n1", "no author"), of("Service", "unknown", "is not there"), of("Ingress", "i", "is odd")},
 		[]kube.Problem{of("Service", "b", "no port here")})
-	want := "Ingress i NotServed spec: is odd\nNetworkPolicy p NotEnforced NetworkPolicies are not enforced yet: traffic is let through as if there were none\n" +
-		"Service a NotServed spec: is wrong\nService b NotServed spec: no port here"
+	want := "Ingress i NotServed spec: is odd\nService a NotServed spec: is wrong\nService b NotServed spec: no port here"
 	await.Until(t, "events", func() bool { return events() == want })
 	// An unchanged problem causes no new Event; a changed one does.
 	s.Requests()
@@ -195,7 +192,7 @@ func TestEvents(t *testing.T) {
 
 	// The agent of the second node leaves the shared problems to the first.
 	second := see(t, s, func(o *Options) { o.Node = "n2" })
-	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
+	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i")
 	second.Report(&objs, []kube.Problem{of("Service", "a", "seen by both")}, []kube.Problem{of("Service", "a", "seen by n2")})
 	await.Until(t, "its own", func() bool { return strings.Contains(events(), "seen by n2") })
 	if strings.Contains(events(), "seen by both") {

@@ -24,7 +24,7 @@ func (c *Cluster) openSaved(cluster string) {
 	strip := map[*kube.Kind]func(runtime.Object){}
 	for _, s := range c.sources {
 		kinds = append(kinds, s.kind)
-		if !s.names { // those have nothing but metadata
+		if !s.names && s.arrives == nil { // those have nothing else
 			strip[s.kind] = s.strip
 		}
 	}

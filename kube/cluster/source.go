@@ -37,6 +37,7 @@ type source struct {
 	link  *servers.Link
 	store holder
 	touch func()        // called when the state of the source changes
+	while *gate         // it is read while this is open; nil: always
 	rests time.Duration // the least pause after a refusal
 	// turns paces requests among all sources that share it, whose owners take turns. nil: requests are sent at once.
 	turns *turns.Turns
@@ -52,9 +53,50 @@ type source struct {
 // run lists and watches until ctx is done.
 func (s *source) run(ctx context.Context) {
 	ctx = klog.NewContext(ctx, logr.Discard()) // the cluster reports what goes wrong, once
+	if s.while == nil {
+		s.read(ctx)
+		return
+	}
+	for {
+		turn, ok := s.while.enter(ctx)
+		if !ok {
+			return
+		}
+		reading, end := context.WithCancel(ctx)
+		stop := context.AfterFunc(turn, end)
+		s.read(reading)
+		stop()
+		end()
+		if ctx.Err() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.broken, s.err = time.Now(), nil
+		s.mu.Unlock()
+		s.store.forget()
+		s.touch()
+	}
+}
+
+func (s *source) read(ctx context.Context) {
 	r := cache.NewReflectorWithOptions(s, s.one(), s.store, cache.ReflectorOptions{Name: s.name, TypeDescription: s.name})
 	r.WatchListPageSize = pageSize
 	r.RunWithContext(ctx)
+}
+
+// asked is state, as of a source that works while nobody needs it. What is needed is not there since then at least.
+func (s *source) asked() (broken time.Time, err error) {
+	broken, err = s.state()
+	if s.while == nil || broken.IsZero() {
+		return broken, err
+	}
+	switch since, needed := s.while.isOpen(); {
+	case !needed:
+		return time.Time{}, nil
+	case since.After(broken):
+		return since, err
+	}
+	return broken, err
 }
 
 // state returns when the watch was lost, and the answer that keeps the source from being up to date.
@@ -251,7 +293,9 @@ func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 
 // request returns a request for a list when as is "List", and for a watch when as is "".
 func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
-	o.FieldSelector = s.selector
+	if s.selector != nil {
+		o.FieldSelector = s.selector.String()
+	}
 	o.Watch = as == ""
 	r := s.rest.Get().AbsPath(s.path, s.kind.Resource()).SpecificallyVersionedParams(o, connect.Parameters, schema.GroupVersion{Version: "v1"})
 	if s.names {

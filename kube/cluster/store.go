@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/roll"
@@ -31,6 +33,7 @@ func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace()
 // relist, even from an API server whose history went back, unchanged objects keep their pointers.
 type store[T object] struct {
 	keep  func(any) T        // what is kept of an object that arrived; nil keeps the object
+	omit  func(T) bool       // of what is kept of objects, what is left out; nil: nothing is
 	touch func()             // called after every change and after the first Replace
 	next  func(before, is T) // called for every object that takes the place of another of its name; nil: nothing is
 
@@ -51,6 +54,16 @@ func newStore[T object](keep func(any) T, touch func()) *store[T] {
 		keep = func(obj any) T { return obj.(T) }
 	}
 	return &store[T]{keep: keep, touch: touch, objects: map[objectName]T{}, changed: map[objectName]struct{}{}}
+}
+
+// semantic compares objects by what they mean. It must know each type with fields that are not exported.
+var semantic = withAddrs(equality.Semantic.Copy())
+
+func withAddrs(e conversion.Equalities) conversion.Equalities {
+	if err := e.AddFunc(func(a, b netip.Addr) bool { return a == b }); err != nil {
+		panic(err) // the func has another form than it must have
+	}
+	return e
 }
 
 // Add implements cache.ReflectorStore.
@@ -107,8 +120,15 @@ func (s *store[T]) putLocked(obj any) bool {
 	now := s.keep(obj)
 	now.SetResourceVersion("") // only the reflector needs it, and has read it
 	name := nameOf(now)
-	if old, known := s.objects[name]; known {
-		if equality.Semantic.DeepEqual(old, now) {
+	old, known := s.objects[name]
+	if s.omit != nil && s.omit(now) {
+		if known {
+			s.removeLocked(name)
+		}
+		return known
+	}
+	if known {
+		if semantic.DeepEqual(old, now) {
 			return false
 		}
 		if s.next != nil {
@@ -218,10 +238,23 @@ func (s *store[T]) fill(objs *kube.Objects) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for obj := range kube.ListOf[T](objs) {
+		if s.omit != nil && s.omit(obj) {
+			continue
+		}
 		name := nameOf(obj)
 		s.objects[name] = obj
 		s.changed[name] = struct{}{}
 	}
+}
+
+// forget implements holder.
+func (s *store[T]) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.objects {
+		s.removeLocked(name)
+	}
+	s.synced = false
 }
 
 // pass implements holder.

@@ -106,18 +106,16 @@ func TestDecodeMistakes(t *testing.T) {
 			`f.yaml:5: Pod default/web: spec.nodeName: expected a string, got the number 3: put it in quotes`,
 			`f.yaml:6: Pod default/web: spec.containers: expected a list, got a mapping: begin each item with a dash`,
 			`f.yaml:7: Pod default/web: spec.hostNetwork: expected true or false, got the string "yes"`,
-			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, Node, Pod, Secret, Service, ServiceCIDR`}},
-		"not served yet": {"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}}\n---\n" +
-			"apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r, namespace: x}\n---\n" +
+			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, NetworkPolicy, Node, Pod, Secret, Service, ServiceCIDR`}},
+		"not served yet": {"apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r, namespace: x}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\n---\n" +
 			"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayList\nitems: [{metadata: {name: g}}]\n", []string{
-			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress,`,
-			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are`,
-			`f.yaml:10: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
+			`f.yaml:1: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress,`,
+			`f.yaml:5: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
 			// Another group's.
-			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap`,
-			`f.yaml:20: Gateway default/g: kind: kind Gateway is known and not served yet`}},
+			`f.yaml:9: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap`,
+			`f.yaml:15: Gateway default/g: kind: kind Gateway is known and not served yet`}},
 		"for API servers": {"apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {name: p}\n", []string{
 			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: only an API server uses kind ValidatingAdmissionPolicyBinding: remove the object`}},
 		"number too large": {pod("  priority: 3000000000\n"), []string{
@@ -230,11 +228,11 @@ func TestJSONStream(t *testing.T) {
 	}
 	long.yamlStream(data)
 	got, other := short.objects.Objects(), long.objects.Objects()
-	if diff := cmp.Diff(got, other, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{})); diff != "" {
+	if diff := cmp.Diff(got, other, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{}, roll.List[*kube.OtherPod]{})); diff != "" {
 		t.Errorf("short and long way differ:\n%s", diff)
 	}
 	got.Origin, in.Origin = nil, nil
-	if diff := cmp.Diff(in, got, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{})); diff != "" {
+	if diff := cmp.Diff(in, got, cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{}, roll.List[*kube.OtherPod]{})); diff != "" {
 		t.Errorf("objects changed (-in +out):\n%s", diff)
 	}
 }

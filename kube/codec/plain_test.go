@@ -84,7 +84,7 @@ func samePlain(t *testing.T, text string) {
 	if len(long.errs) > 0 {
 		t.Fatalf("the short way takes what is wrong: %v\n%q", long.errs, text)
 	}
-	if diff := cmp.Diff(long.objects.Objects(), short.objects.Objects(), cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{})); diff != "" {
+	if diff := cmp.Diff(long.objects.Objects(), short.objects.Objects(), cmp.AllowUnexported(roll.List[*discoveryv1.EndpointSlice]{}, roll.List[*kube.OtherPod]{})); diff != "" {
 		t.Fatalf("the short way differs (-long +short):\n%s\n%q", diff, text)
 	}
 }

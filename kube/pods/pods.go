@@ -183,7 +183,7 @@ func (p *Registry) attachLocked(pod *cni.Pod, f *os.File) error {
 	if err != nil || len(mac) != len(packet.MAC{}) {
 		return fmt.Errorf("attach pod %s: %q is no Ethernet address", pod.String(), pod.MAC)
 	}
-	c := netstack.AttachmentConfig{Name: pod.String(), Kind: netstack.PodTAP, MAC: packet.MAC(mac), Addrs: pod.Addrs}
+	c := netstack.AttachmentConfig{Name: pod.String(), UID: pod.UID, Kind: netstack.PodTAP, MAC: packet.MAC(mac), Addrs: pod.Addrs}
 	if b := pod.Bandwidth; b != nil {
 		c.Limit = tap.Rate{Bits: b.IngressRate, Burst: b.IngressBurst}
 	}

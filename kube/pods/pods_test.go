@@ -99,7 +99,7 @@ func newDesk(t *testing.T) *desk {
 }
 
 func podOf(container string) cni.Pod {
-	return cni.Pod{Namespace: "default", Name: "p-" + container, ContainerID: container, IfName: "eth0", Network: "net"}
+	return cni.Pod{Namespace: "default", Name: "p-" + container, UID: "uid-" + container, ContainerID: container, IfName: "eth0", Network: "net"}
 }
 
 func (d *desk) prepare(container string) cni.Prepared {
@@ -174,6 +174,9 @@ func TestPrepare(t *testing.T) {
 	}
 	if err := d.Add(p.Pod, d.tap()); err != nil {
 		t.Fatal(err)
+	}
+	if got := d.there["default/p-a"]; got.UID != "uid-a" {
+		t.Errorf("the attachment has the UID %q", got.UID)
 	}
 	if again := d.prepare("a"); !again.Attached || again.MAC != p.MAC {
 		t.Errorf("%+v", again)

@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/exit"
+	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
@@ -65,6 +66,8 @@ type Result struct {
 	Quotas map[string]quota.Quota
 	// Exits says which pods of this node have egress addresses.
 	Exits exit.Pods
+	// Policy says who may talk to whom, as far as this node judges it.
+	Policy policy.Config
 	// Announce is what is announced to the network outside. It is the same pointer while that does not change.
 	Announce *announce.Plan
 	// Leaving is set when this node is being deleted: load balancers should send it no new traffic.

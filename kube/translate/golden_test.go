@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
@@ -159,10 +161,72 @@ func render(r translate.Result) any {
 	if r.Quotas != nil {
 		out["quotas"] = r.Quotas
 	}
+	if len(r.Policy.Policies) > 0 {
+		out["policy"] = policies(r.Policy)
+	}
 	if r.Leaving {
 		out["leaving"] = true
 	}
 	return out
+}
+
+// policies makes what policies say readable, and whom they may select.
+func policies(c policy.Config) any {
+	selector := func(s policy.Selector) string {
+		var parts []string
+		for _, q := range s {
+			parts = append(parts, fmt.Sprint(q.Key, [...]string{" in ", " not in ", " exists", " not there"}[q.Op], q.Values))
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	}
+	var list, own, others, nodes, namespaces []string
+	for _, p := range c.Policies {
+		list = append(list, fmt.Sprintf("%s/%s for %s", p.Namespace, p.Name, selector(p.Pods)))
+		for direction, rules := range map[string]policy.Rules{"ingress": p.Ingress, "egress": p.Egress} {
+			for i, rule := range rules.List {
+				line := fmt.Sprintf("%s/%s %s[%d]: everybody=%t", p.Namespace, p.Name, direction, i, rule.Everybody)
+				for _, q := range rule.Parties {
+					switch {
+					case q.Range.IsValid():
+						line += fmt.Sprintf("; %s without %s", q.Range, q.Except)
+					case q.Namespaces == nil:
+						line += "; pods " + selector(q.Pods)
+					default:
+						line += "; pods " + selector(q.Pods) + " in " + selector(*q.Namespaces)
+					}
+				}
+				line += fmt.Sprintf(" to anyPort=%t", rule.AnyPort)
+				for _, q := range rule.Ports {
+					line += fmt.Sprintf(" %s %q %d-%d", protos[q.Proto], q.Name, q.First, q.Last)
+				}
+				list = append(list, line)
+			}
+			if rules.Isolates {
+				list = append(list, fmt.Sprintf("%s/%s isolates for %s", p.Namespace, p.Name, direction))
+			}
+		}
+	}
+	slices.Sort(list)
+	pod := func(p *policy.Pod) string {
+		line := fmt.Sprintf("%s/%s%s%s %s %s", p.Namespace, p.Name, strings.TrimRight("="+p.UID, "="), strings.TrimRight("@"+p.Node, "@"), p.Labels, p.Addrs)
+		for _, q := range p.Ports {
+			line += fmt.Sprintf(" %q=%d/%s", q.Name, q.Port, protos[q.Proto])
+		}
+		return line
+	}
+	for _, p := range c.Own {
+		own = append(own, pod(p))
+	}
+	for _, p := range c.Others.All() {
+		others = append(others, pod(p))
+	}
+	for _, n := range c.Namespaces {
+		namespaces = append(namespaces, fmt.Sprint(n.Name, n.Labels))
+	}
+	for _, n := range c.Nodes {
+		nodes = append(nodes, fmt.Sprintf("%s %s, host %s, agent %s, pods %s", n.Name, n.Addrs, n.Host, n.Agent, n.Pods))
+	}
+	return map[string]any{"policies": list, "own": own, "others": others, "namespaces": namespaces, "nodes": nodes}
 }
 
 // announced makes what is announced readable, with the peers that are watched for it.

@@ -8,6 +8,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/advertise"
 	"tapestry.dev/tapestry/kube/egress"
+	"tapestry.dev/tapestry/kube/policies"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
@@ -28,6 +29,7 @@ type Translator struct {
 	pods     podStage
 	ingress  ingressStage
 	egress   egress.Stage
+	policies policies.Stage
 	announce advertise.Stage
 	watched  watchStage
 }
@@ -63,6 +65,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 		Services: served.list, Pods: pods.alive, HostPorts: pods.hostPorts,
 	}
 	r.Quotas, r.Exits = pods.quotas, leave.Pods
+	r.Policy = t.policies.Of(&objs, policies.Around{Node: o.Node, Net: &nodes.netstack, DNS: dnsAddrs}, say)
 	r.DNS = dns.Config{Addrs: dnsAddrs, Services: served.names, Pods: pods.named}
 	r.Problems = say.Sorted(objs.Origin)
 	t.triggers = t.since(&objs)

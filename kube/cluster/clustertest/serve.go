@@ -248,7 +248,12 @@ func (s *Server) follow(r *http.Request, w *events, resource string, wanted func
 		var news []event
 		for _, e := range s.history {
 			if e.version > from {
-				if from = e.version; e.resource == resource && wanted(e.object) {
+				switch from = e.version; {
+				case e.resource != resource:
+				case wanted(e.object):
+					news = append(news, e)
+				case e.before != nil && wanted(e.before): // it is gone for who asks for such objects
+					e.kind = watch.Deleted
 					news = append(news, e)
 				}
 			}

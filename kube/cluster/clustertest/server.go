@@ -18,13 +18,13 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -76,6 +76,7 @@ type event struct {
 	resource string
 	kind     watch.EventType
 	object   Object
+	before   Object // nil if it was not there
 }
 
 // New starts a server, which stops when the test ends.
@@ -184,7 +185,8 @@ func (s *Server) putLocked(obj Object) {
 	}
 	key := obj.GetNamespace() + "/" + obj.GetName()
 	kind := watch.Added
-	if old := byName[key]; old != nil {
+	old := byName[key]
+	if old != nil {
 		kind = watch.Modified
 		obj.SetUID(old.GetUID())
 	} else if obj.GetUID() == "" {
@@ -194,7 +196,7 @@ func (s *Server) putLocked(obj Object) {
 	s.state.version++
 	obj.SetResourceVersion(strconv.FormatInt(s.state.version, 10))
 	byName[key] = obj
-	s.logLocked(event{s.state.version, resource, kind, obj})
+	s.logLocked(event{s.state.version, resource, kind, obj, old})
 }
 
 func (s *Server) logLocked(e event) {
@@ -218,7 +220,7 @@ func (s *Server) Delete(list ...Object) {
 		s.state.version++
 		gone := old.DeepCopyObject().(Object)
 		gone.SetResourceVersion(strconv.FormatInt(s.state.version, 10))
-		s.logLocked(event{s.state.version, resource, watch.Deleted, gone})
+		s.logLocked(event{s.state.version, resource, watch.Deleted, gone, old})
 	}
 }
 
@@ -403,18 +405,19 @@ func sorted(byName map[string]Object, wanted func(Object) bool) []Object {
 
 // matcher returns a filter for a namespace and for the field selectors that package cluster uses.
 func matcher(namespace, selector string) func(Object) bool {
-	field, value, _ := strings.Cut(selector, "=")
+	which, err := fields.ParseSelector(selector)
+	if err != nil {
+		panic(err) // of a request that no server accepts
+	}
 	return func(obj Object) bool {
 		if namespace != "" && obj.GetNamespace() != namespace {
 			return false
 		}
-		switch field {
-		case "metadata.name":
-			return obj.GetName() == value
-		case "spec.nodeName":
-			return obj.(*corev1.Pod).Spec.NodeName == value
+		has := fields.Set{"metadata.name": obj.GetName()}
+		if p, ok := obj.(*corev1.Pod); ok {
+			has["spec.nodeName"], has["status.phase"] = p.Spec.NodeName, string(p.Status.Phase)
 		}
-		return true
+		return which.Matches(has)
 	}
 }
 

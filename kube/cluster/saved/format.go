@@ -19,17 +19,17 @@ import (
 
 // Version is the version of the format, and of what package strip leaves of objects: it changes with both. A test in
 // package cluster says when.
-const Version = 4
+const Version = 6
 
 // first begins the first line of the file; the version ends it.
 const first = "tapestry-objects "
 
-// maxBytes limits a file. A snapshot that is larger is not kept.
+// maxBytes limits a file. Of a snapshot that is larger, the pods of other nodes are not kept.
 const maxBytes = 256 << 20
 
 // Owner says whose snapshot a file is.
 type Owner struct {
-	// Node is the name of the node; of Pods, a snapshot has that node's.
+	// Node is the name of the node; of Pods, a snapshot has that node's, and OtherPods are those of others.
 	Node string `json:"node"`
 	// Cluster identifies the cluster.
 	Cluster string `json:"cluster"`
@@ -59,10 +59,11 @@ func messageOf(obj kube.Object) message {
 
 var errTooLarge = fmt.Errorf("it is larger than %d MiB", maxBytes>>20)
 
-// encode writes objs, of which it takes the objects of the kinds, and returns how many bytes it wrote.
-func encode(out io.Writer, owner Owner, kinds []*kube.Kind, objs *kube.Objects) (written int64, err error) {
+// encode writes objs, of which it takes the objects of the kinds, and returns how many bytes it wrote: no more than
+// most, or the error wraps errTooLarge.
+func encode(out io.Writer, owner Owner, kinds []*kube.Kind, objs *kube.Objects, most int64) (written int64, err error) {
 	sum := sha256.New()
-	to := &limited{to: bufio.NewWriterSize(out, 1<<16)}
+	to := &limited{to: bufio.NewWriterSize(out, 1<<16), most: most}
 	w := io.MultiWriter(to, sum)
 	h := header{Owner: owner}
 	index := map[*kube.Kind]uint64{}
@@ -100,14 +101,14 @@ func encode(out io.Writer, owner Owner, kinds []*kube.Kind, objs *kube.Objects) 
 	return to.n, to.to.Flush()
 }
 
-// limited counts what is written, and writes no more than a file may have.
+// limited counts what is written, and writes no more than a limit.
 type limited struct {
-	to *bufio.Writer
-	n  int64
+	to      *bufio.Writer
+	n, most int64
 }
 
 func (l *limited) Write(b []byte) (int, error) {
-	if l.n+int64(len(b)) > maxBytes {
+	if l.n+int64(len(b)) > l.most {
 		return 0, errTooLarge
 	}
 	n, err := l.to.Write(b)

@@ -37,7 +37,9 @@ func oneOfEach() *kube.Objects {
 		obj := k.New()
 		obj.SetName(strings.ToLower(k.Name))
 		obj.SetUID(types.UID("uid of " + k.Name))
-		obj.SetAnnotations(map[string]string{kube.FeaturesAnnotation: "x", "b": "y"})
+		if _, is := obj.(*kube.OtherPod); !is { // which has none
+			obj.SetAnnotations(map[string]string{kube.FeaturesAnnotation: "x", "b": "y"})
+		}
 		if !k.ClusterScoped {
 			obj.SetNamespace("x")
 		}
@@ -58,7 +60,7 @@ func node(ranges ...string) *corev1.Node {
 func written(t testing.TB, owner Owner, kinds []*kube.Kind, objs *kube.Objects) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	n, err := encode(&b, owner, withoutSecrets(kinds), objs)
+	n, err := encode(&b, owner, withoutSecrets(kinds), objs, maxBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +189,7 @@ func TestTooLarge(t *testing.T) {
 		objs.Services = append(objs.Services, s)
 	}
 	var n counting
-	if _, err := encode(&n, here, withoutSecrets(kinds()), objs); !errors.Is(err, errTooLarge) || n > maxBytes {
+	if _, err := encode(&n, here, withoutSecrets(kinds()), objs, maxBytes); !errors.Is(err, errTooLarge) || n > maxBytes {
 		t.Errorf("%d bytes are written: %v", n, err)
 	}
 	path := put(t, nil)
@@ -291,7 +293,7 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		var n counting
-		if _, err := encode(&n, here, withoutSecrets(kinds()), objs); err != nil {
+		if _, err := encode(&n, here, withoutSecrets(kinds()), objs, maxBytes); err != nil {
 			b.Fatal(err)
 		}
 		b.SetBytes(int64(n))

@@ -1,6 +1,7 @@
 package saved
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 )
 
 const (
@@ -42,6 +44,7 @@ type Options struct {
 type Writer struct {
 	Options
 	wake chan struct{} // capacity 1
+	most int64         // the largest file, in bytes
 
 	mu sync.Mutex
 	// mu guards the rest. It is held while the file is replaced or removed, and not while it is written.
@@ -57,7 +60,7 @@ type Writer struct {
 // them.
 func NewWriter(o Options, there *kube.Objects) *Writer {
 	o.Kinds = withoutSecrets(o.Kinds)
-	w := &Writer{Options: o, wake: make(chan struct{}, 1), written: slices.Collect(there.All())}
+	w := &Writer{Options: o, wake: make(chan struct{}, 1), most: maxBytes, written: slices.Collect(there.All())}
 	w.ranges = rangesOf(there, o.Owner.Node)
 	return w
 }
@@ -167,15 +170,19 @@ func (w *Writer) write() (rest time.Duration) {
 		return 0
 	}
 	var size int64
-	var err error
+	var err, left error
 	now := slices.Collect(objs.All())
 	if !slices.Equal(now, written) {
-		size, err = w.replace(objs, at, drops)
+		if size, err = w.replace(objs, at, drops); errors.Is(err, errTooLarge) {
+			left = fmt.Errorf("the pods of other nodes are left out: %w", err)
+			size, err = w.shrink(objs, at, drops)
+		}
 		rest = max(leastRest, time.Duration(size)*time.Second/perSecond)
 	}
 	w.mu.Lock()
-	told := (err == nil) != (w.err == nil) || err != nil && err.Error() != w.err.Error()
-	w.err = err
+	tell := cmp.Or(err, left)
+	told := (tell == nil) != (w.err == nil) || tell != nil && tell.Error() != w.err.Error()
+	w.err = tell
 	switch {
 	case err != nil:
 		rest = failedRest
@@ -192,6 +199,21 @@ func (w *Writer) write() (rest time.Duration) {
 	return rest
 }
 
+// shrink replaces the file by one without the pods of other nodes: who they are is not known then, so policies deny
+// them. If that is too large, too, it removes the file: an older state is not to be in force, nor its policies, after
+// newer ones were.
+func (w *Writer) shrink(objs *kube.Objects, at time.Time, drops int) (size int64, err error) {
+	less := *objs
+	less.OtherPods = roll.List[*kube.OtherPod]{}
+	size, err = w.replace(&less, at, drops)
+	if errors.Is(err, errTooLarge) {
+		w.mu.Lock()
+		w.dropLocked()
+		w.mu.Unlock()
+	}
+	return size, err
+}
+
 // replace replaces the file by one with objs, unless the file was removed since w.drops was drops.
 func (w *Writer) replace(objs *kube.Objects, at time.Time, drops int) (size int64, err error) {
 	beside := w.Path + ".new"
@@ -203,7 +225,7 @@ func (w *Writer) replace(objs *kube.Objects, at time.Time, drops int) (size int6
 	if err != nil {
 		return 0, err
 	}
-	if size, err = encode(f, w.Owner, w.Kinds, objs); err == nil {
+	if size, err = encode(f, w.Owner, w.Kinds, objs, w.most); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {

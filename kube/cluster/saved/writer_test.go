@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 )
 
 // writing runs a Writer on a file in dir until the returned func is called.
@@ -100,6 +101,47 @@ func TestWrites(t *testing.T) {
 		if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
 			t.Errorf("in the directory are %v, %v", names, err)
 		}
+	})
+}
+
+// TestWritesLess: of what is too large the pods of other nodes are left out, and that is told. If the rest is too
+// large, too, there is no file: the one before had other policies.
+func TestWritesLess(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := writing(dir, nil)
+		w.most = 10_000
+		step := func(what, want string, others, told bool, objs *kube.Objects) {
+			t.Helper()
+			w.Want(objs)
+			time.Sleep(failedRest + time.Second)
+			synctest.Wait()
+			if got := load(t, w); got != want {
+				t.Errorf("%s: the file has %s, want %s", what, got, want)
+			}
+			if all, _, err := Load(w.Path, here, kinds()); err == nil && (all.OtherPods.Len() > 0) != others {
+				t.Errorf("%s: the file has %d pods of other nodes", what, all.OtherPods.Len())
+			}
+			if err := w.Err(); errors.Is(err, errTooLarge) != told {
+				t.Errorf("%s: told is %v", what, err)
+			}
+		}
+		with := func(pods int, services ...string) *kube.Objects {
+			objs, list := snapshot(ranges, services...), []*kube.OtherPod(nil)
+			for i := range pods {
+				p := &kube.OtherPod{}
+				p.Name = strings.Repeat("p", 100) + string(rune('a'+i%26))
+				list = append(list, p)
+			}
+			objs.OtherPods = roll.From(list)
+			return objs
+		}
+		step("small", "a", true, false, with(3, "a"))
+		step("many pods", "b", false, true, with(200, "b"))
+		step("small again", "c", true, false, with(3, "c"))
+		step("a large Service", "-", false, true, with(3, strings.Repeat("s", 20_000)))
+		step("and small", "d", true, false, with(3, "d"))
+		stop()
 	})
 }
 

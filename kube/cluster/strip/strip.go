@@ -146,7 +146,7 @@ func Node(own string) func(*corev1.Node) {
 func Pod(p *corev1.Pod) {
 	owners, labels := controllerOf(p), few(p.Labels) // EgressAddresses select pods by any of them
 	*p = corev1.Pod{
-		ObjectMeta: meta(&p.ObjectMeta, ourKey),
+		ObjectMeta: meta(&p.ObjectMeta, func(key string) bool { return ourKey(key) || key == corev1.MirrorPodAnnotationKey }),
 		Spec: corev1.PodSpec{
 			NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, Hostname: p.Spec.Hostname, Subdomain: p.Spec.Subdomain,
 			InitContainers: onlyPorts(p.Spec.InitContainers), Containers: onlyPorts(p.Spec.Containers),
@@ -177,11 +177,36 @@ func controllerOf(p *corev1.Pod) []metav1.OwnerReference {
 	return []metav1.OwnerReference{{Kind: owner.Kind, Controller: &yes}}
 }
 
-// onlyPorts keeps what hostPorts need of containers: nothing when there are no hostPorts. Each container keeps its
-// index.
+// OtherPod keeps the pod's node, names, labels, addresses and named ports.
+func OtherPod(p *corev1.Pod) {
+	labels := few(p.Labels)
+	*p = corev1.Pod{
+		ObjectMeta: meta(&p.ObjectMeta, func(string) bool { return false }),
+		Spec: corev1.PodSpec{
+			NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, InitContainers: onlyPorts(p.Spec.InitContainers), Containers: onlyPorts(p.Spec.Containers),
+		},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
+	}
+	p.Labels = labels
+}
+
+// NetworkPolicy keeps the spec.
+func NetworkPolicy(p *networkingv1.NetworkPolicy) {
+	*p = networkingv1.NetworkPolicy{ObjectMeta: meta(&p.ObjectMeta, ourKey), Spec: p.Spec}
+}
+
+// Namespace keeps the labels, by which policies select it.
+func Namespace(n *corev1.Namespace) {
+	labels := n.Labels
+	*n = corev1.Namespace{ObjectMeta: meta(&n.ObjectMeta, ourKey)}
+	n.Labels = labels
+}
+
+// onlyPorts keeps what hostPorts, and policies that name ports, need of containers: nothing when there are neither.
+// Each container keeps its index.
 func onlyPorts(list []corev1.Container) []corev1.Container {
-	hasHostPort := func(p corev1.ContainerPort) bool { return p.HostPort != 0 }
-	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, hasHostPort) }) {
+	ofUse := func(p corev1.ContainerPort) bool { return p.HostPort != 0 || p.Name != "" }
+	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, ofUse) }) {
 		return nil
 	}
 	out := make([]corev1.Container, len(list))

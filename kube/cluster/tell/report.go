@@ -56,17 +56,12 @@ func NewReporter(controller, node string, client rest.Interface, l *servers.Link
 }
 
 // Want sets the problems to report. shared holds those that every agent finds: the first node reports them. own holds
-// those that only this node reports. The first node also reports, on NetworkPolicies, that they are not enforced.
-// Want does not block.
+// those that only this node reports. Want does not block.
 func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 	list := own
 	events := map[string]*corev1.Event{}
 	if firstAgent(objs.Nodes) == r.node {
 		list = append(slices.Clone(own), shared...)
-		for _, p := range objs.NetworkPolicies[:min(len(objs.NetworkPolicies), mostEvents/2)] {
-			e := r.newEvent(reference(kube.RefOf(p), p.UID), "NotEnforced", "NetworkPolicies are not enforced yet: traffic is let through as if there were none")
-			events[e.Name] = e
-		}
 	}
 	for _, p := range inTurns(list) {
 		if e := r.event(objs, p); e != nil && len(events) < mostEvents {
