@@ -137,7 +137,7 @@ func (n *Node) countIngress() counter.List {
 		counter.One(counter.Gauge, "tapestry_ingress_in_flight", "Requests and upgraded connections through Ingress at the moment.", s.InFlight),
 		counter.By(counter.Total, "tapestry_ingress_responses_total", "Responses that came from backends of Ingress, by class of their status.", "class", classes),
 		counter.By(counter.Total, "tapestry_ingress_failures_total", "Requests to Ingress that got no response of a backend, by reason.", "reason", map[string]uint64{
-			"bad-request": s.BadRequest, "no-route": s.NoRoute, "looped": s.Looped, "no-endpoint": s.NoEndpoint, "bad-gateway": s.BadGateway,
+			"bad-request": s.BadRequest, "no-route": s.NoRoute, "looped": s.Looped, "no-endpoint": s.NoEndpoint, "forbidden": s.Forbidden, "bad-gateway": s.BadGateway,
 			"timeout": s.Timeout, "client-gone": s.ClientGone, "client-broke": s.ClientBroke,
 		}),
 		counter.One(counter.Total, "tapestry_ingress_broken_total",

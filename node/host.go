@@ -81,5 +81,5 @@ func (n *Node) limits() nodeport.Limits {
 func (n *Node) setPath(c *Config) error {
 	path := c.Netstack
 	path.HostAddrs, path.DenyEgress = *n.hostAddrs.Load(), n.held.DenyEgress
-	return n.path.Set(path, n.table.Load(), nil)
+	return n.path.Set(path, n.table.Load(), n.judge())
 }

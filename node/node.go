@@ -18,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/memo"
+	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -41,6 +42,8 @@ type Config struct {
 	Ingress  ingress.Config
 	// Quotas are what pods may send, by the names of their attachments.
 	Quotas map[string]quota.Quota
+	// Policy says who may talk to whom.
+	Policy policy.Config
 	// Exits says which pods have egress addresses. SetGateways says by which nodes these leave.
 	Exits exit.Pods
 }
@@ -144,15 +147,19 @@ type Node struct {
 	hostProxy *hostproxy.Server
 	parts     []part // those that are made so far; after Start all of them
 
-	// Never nil.
+	// Never nil, but for policy.
 	config    atomic.Pointer[Config]
 	cluster   atomic.Pointer[cluster] // of config
 	table     atomic.Pointer[services.Table]
+	policy    atomic.Pointer[policy.Table] // nil: everything is permitted
+	compiler  policy.Compiler              // guarded by sets, as is compiled
+	compiled  *policy.Table                // the Table of the Config that is being set
 	hostAddrs atomic.Pointer[[]netip.Addr]
 
 	ingressAt    listeners
 	hostBackends hostBackends
 
+	sets    sync.Mutex // held over Set; locked before setting
 	setting sync.Mutex // held while a part is set, and by Close; guards inForce and closed
 	inForce bool       // Set has been called
 	closed  bool
@@ -197,6 +204,9 @@ func Start(held Held, c Config) (*Node, error) {
 // Set applies c. It returns the errors of parts that failed; the rest of c is in force. When c needs another Node, Set
 // changes nothing and returns an error that wraps ErrStartAnew.
 func (n *Node) Set(c Config) error {
+	n.sets.Lock()
+	defer n.sets.Unlock()
+	n.compiled = n.compiler.Compile(c.Policy) // now, since this may take longer than others should wait
 	n.setting.Lock()
 	defer n.setting.Unlock()
 	if n.closed {

@@ -30,6 +30,7 @@ var parts = []maker{
 	{"services", makeServices},          // frontends and backends, which the other parts ask for
 	{"mesh", makeMesh},                  // the way to other nodes
 	{"host addresses", makeHostAddrs},   // those of the host's interfaces
+	{"policy", makePolicy},              // who may talk to whom
 	{"packet path", makePath},           // attachments, flows and the stack
 	{"node ports", makeNodePorts},       // host sockets of NodePorts and hostPorts
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
@@ -238,6 +239,8 @@ const drainTime = 5 * time.Second
 func makeIngress(n *Node) (part, error) {
 	n.ingress = ingress.New(ingress.Options{
 		Dial:      n.dial,
+		Permits:   n.permits,
+		Who:       n.who,
 		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
 		Method:    func(p ingress.ServicePort) balance.Method { return n.table.Load().Method(services.ServicePort(p)) },
 		Logger:    n.log,

@@ -21,6 +21,7 @@ import (
 	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/node"
@@ -48,6 +49,8 @@ type Cluster struct {
 	Underlay *overlaytest.Underlay
 	// Members are the nodes; the first is n1.
 	Members []*Member
+	// Policies are in force from the next Serve on. A pod's label "name" is its name.
+	Policies []*policy.Policy
 
 	t        testing.TB
 	services []*services.Service
@@ -199,8 +202,25 @@ func (m *Member) Config() node.Config {
 			Node: m.Name, OwnAddrs: []netip.Addr{m.Addr}, ServiceCIDRs: serviceCIDRs, ClusterCIDRs: clusterCIDRs, DNSAddrs: DNS,
 			Services: roll.From(m.cluster.services),
 		},
-		DNS: dns.Config{Addrs: DNS}, Exits: m.Exits,
+		DNS: dns.Config{Addrs: DNS}, Exits: m.Exits, Policy: policy.Config{Policies: m.cluster.Policies},
 	}
+	var elsewhere []*policy.Pod
+	for _, other := range m.cluster.Members {
+		n := policy.Node{Name: other.Name, Pods: other.podCIDRs(), Addrs: []netip.Addr{other.Addr}}
+		for _, r := range other.podCIDRs() {
+			n.Agent, n.Host = append(n.Agent, addressing.Stack(r)), append(n.Host, addressing.Host(r))
+		}
+		c.Policy.Nodes = append(c.Policy.Nodes, n)
+		for _, p := range other.pods {
+			pod := &policy.Pod{Namespace: "default", Name: p.Name, UID: p.Name, Node: other.Name, Labels: policy.Labels{{Key: "name", Value: p.Name}}, Addrs: p.Addrs}
+			if other == m {
+				c.Policy.Own = append(c.Policy.Own, pod)
+			} else {
+				elsewhere = append(elsewhere, pod)
+			}
+		}
+	}
+	c.Policy.Others = roll.From(elsewhere)
 	for _, s := range m.cluster.services {
 		c.DNS.Services = append(c.DNS.Services, &dns.Service{Namespace: s.Namespace, Name: s.Name, ClusterIPs: s.ClusterIPs})
 	}
@@ -247,7 +267,7 @@ func (m *Member) Pod(last byte) *Pod {
 
 func (m *Member) attach(p *Pod) {
 	m.cluster.t.Helper()
-	if err := m.Attach(netstack.AttachmentConfig{Name: "default/" + p.Name, MAC: p.mac, Addrs: p.Addrs}, p.dev); err != nil {
+	if err := m.Attach(netstack.AttachmentConfig{Name: "default/" + p.Name, UID: p.Name, MAC: p.mac, Addrs: p.Addrs}, p.dev); err != nil {
 		m.cluster.t.Fatal(err)
 	}
 }

@@ -234,7 +234,7 @@ func (f *Follower) apply(objs kube.Objects, found []kube.Problem) (err error) {
 	mtu := f.underlay(&objs)
 	result = f.translator.Translate(objs, translate.Options{Node: f.o.Node, UnderlayMTU: mtu, ExternalIPs: f.o.ExternalIPs, Ranges: f.ranges, NodePorts: &f.o.Held.NodePorts})
 	next := inForce{
-		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, DNS: result.DNS, Ingress: result.Ingress, Quotas: result.Quotas, Exits: result.Exits},
+		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, DNS: result.DNS, Ingress: result.Ingress, Quotas: result.Quotas, Policy: result.Policy, Exits: result.Exits},
 		problems: append(slices.Clone(result.Problems), found...),
 	}
 	first := f.node == nil

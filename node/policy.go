@@ -1,0 +1,102 @@
+package node
+
+import (
+	"net/netip"
+
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy"
+)
+
+// makePolicy has policies judge, which Set has compiled. The packet path gets them with everything else that it is
+// told.
+func makePolicy(n *Node) (part, error) {
+	p := quiet
+	p.set = func(*Config) error {
+		n.policy.Store(n.compiled)
+		return nil
+	}
+	return p, nil
+}
+
+// judge returns what judges flows; nil where everything is permitted.
+func (n *Node) judge() netstack.Policy {
+	if t := n.policy.Load(); t != nil {
+		return judge{t}
+	}
+	return nil
+}
+
+// judge is a Table as the packet path asks it. It is compared by the Table.
+type judge struct{ *policy.Table }
+
+var _ netstack.Policy = judge{}
+
+// Judge implements netstack.Policy.
+func (j judge) Judge(f *netstack.Flow) netstack.Ruling {
+	r := j.Table.Judge(&policy.Flow{
+		Src: f.Orig.Src, Dst: f.To.Dst, Proto: f.Orig.Proto, Port: f.To.DstPort, From: endOf(&f.From), Toward: endOf(&f.Toward),
+		// What is steered from here to a third node, for instance, has this node's address there.
+		Both: f.To.Src != f.Orig.Src,
+		// What comes by a hostPort was judged as what goes to this node.
+		Steered: f.Backend != 0 && f.From.Kind == netstack.OtherNode && !j.IsNode(f.Orig.Dst),
+	})
+	switch r.Verdict {
+	case policy.Permit:
+		return netstack.Ruling{Rule: r.Rule}
+	case policy.Unknown:
+		return netstack.Ruling{Action: netstack.Drop} // the sender tries again
+	}
+	return netstack.Ruling{Action: netstack.Refuse, Rule: r.Rule}
+}
+
+// endOf returns how policies know an end.
+func endOf(e *netstack.End) policy.End {
+	switch e.Kind {
+	case netstack.Pod:
+		return policy.End{Kind: policy.OwnPod, Name: e.Attachment, UID: e.UID}
+	case netstack.Host:
+		return policy.End{Kind: policy.OwnNode}
+	case netstack.Stack:
+		return policy.End{Kind: policy.OwnAgent}
+	case netstack.OtherNode, netstack.Nobody:
+		return policy.End{Kind: policy.InCluster}
+	}
+	return policy.End{}
+}
+
+// who returns who has made a connection to Ingress: without a host TAP, the pods' come from host sockets.
+func (n *Node) who(client netip.AddrPort) netip.Addr {
+	if pod, ok := n.path.Stack().Behind(client); ok {
+		return pod
+	}
+	return client.Addr()
+}
+
+// permits says whether a client may reach an endpoint over TCP. Ingress asks it, since endpoints do not see its clients.
+func (n *Node) permits(client netip.Addr, endpoint netip.AddrPort) ingress.Permission {
+	t := n.policy.Load()
+	if t == nil {
+		return ingress.Permitted
+	}
+	from, toward := n.path.At(client), n.path.At(endpoint.Addr())
+	if client.IsLoopback() {
+		from = netstack.End{Kind: netstack.Host}
+	}
+	if from.Kind == netstack.Host { // whichever of its addresses it speaks from
+		if own := nodeAddr(&n.Config().Netstack, client); own.IsValid() {
+			client = own
+		}
+	}
+	switch t.JudgeIngress(&policy.Flow{
+		Src: packet.AddrFrom(client), Dst: packet.AddrFrom(endpoint.Addr()), Proto: packet.TCP, Port: endpoint.Port(),
+		From: endOf(&from), Toward: endOf(&toward), Both: true,
+	}).Verdict {
+	case policy.Permit:
+		return ingress.Permitted
+	case policy.Unknown:
+		return ingress.Undecided
+	}
+	return ingress.Forbidden
+}
