@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"testing"
 
 	"tapestry.dev/tapestry/test/lab"
@@ -70,11 +69,7 @@ func connectBy(ctx context.Context, _, addr string) (net.Conn, error) {
 // TestHostProxy: nodes have no host TAP. Their processes reach pods of all nodes and Services, by name and address, by
 // the host proxy alone, also after the agent was killed. It leads nowhere else.
 func TestHostProxy(t *testing.T) {
-	pod := func(name, node string) string { // a readiness probe would have to reach the pod from its node
-		yaml := podYAML(name, node)
-		return yaml[:strings.Index(yaml, "    readinessProbe")]
-	}
-	yaml := nodesYAML + pod("near", "node-1") + pod("far", "node-2") +
+	yaml := nodesYAML + unprobedYAML("near", "node-1") + unprobedYAML("far", "node-2") +
 		"---\n{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: far}, ports: [{port: 80, targetPort: 8080}]}}\n"
 	c := upWith(t, testTime, lab.Options{Name: "host-proxy", NoHostTAP: true, AgentFlags: []string{"--host-proxy", hostProxyAt}}, yaml)
 	near, far, outside := c.addr(t, "near", false), c.addr(t, "far", false), c.addr(t, "node-2", false)

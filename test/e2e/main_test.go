@@ -90,6 +90,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"lead":           lead,
 	"serve-outside":  serveOutside,
 	"announce":       announceLinks,
+	"tries":          tries,
 	"leave":          leave,
 	"give-up":        giveUp,
 	"greet":          greet,

@@ -16,7 +16,7 @@ var Left = []Reason{
 	{`\[Conformance\]`, "has a run of its own"},
 	{`\[Disruptive\]|\[Flaky\]`, "breaks the cluster for the other tests, or fails sometimes on every cluster"},
 	{`\[Feature:LoadBalancer\]`, "has a run of its own, with a pool of addresses"},
-	{`\[Feature:NetworkPolicy\]`, "NetworkPolicies are not enforced"},
+	{`\[Feature:NetworkPolicy\]`, "have a run of their own"},
 	{`sctp|\[Feature:SCTPConnectivity\]`, "opens SCTP sockets in pods, for which the machine's kernel has to have SCTP"},
 	{`Internet connection|\[Feature:Networking-DNS\]|\[Feature:Networking-IPv6\]`, "asks servers in the Internet, which the lab does not have"},
 	{`KubeProxy should set TCP CLOSE_WAIT|KubeProxyNFAcct|check kube-proxy urls`, "asks kube-proxy itself, or the kernel's connection tracking"},
