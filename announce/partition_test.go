@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// beatEvery is how often nodes ask each other (overlay.Beat).
-const beatEvery = 125 * time.Millisecond
+// beatEvery is how often nodes ask each other (overlay.BeatEvery).
+const beatEvery = 50 * time.Millisecond
 
 // network is nodes that ask each other. cut has the pairs that do not hear each other.
 type network struct {

@@ -10,9 +10,17 @@ import (
 	"time"
 )
 
-// Patience is for how long a node that does not answer is still taken for the announcer. It is longer than an agent
-// takes to start again (0.3 s, and a handshake), and leaves 0.2 s of a second to notice and to claim.
-const Patience = 800 * time.Millisecond
+// The times of a failover. A node that dies is passed over after Patience, and the next announcer hears of it when it
+// asks: Patience + AskEvery. A node whose announcer alone ends answers for Asked before that. Both are under a second.
+const (
+	// Patience is for how long a node that does not answer is still taken for the announcer. It is longer than the
+	// silence of an agent that starts again: 0.3 s and a handshake, a question of its announcer, and two beats.
+	Patience = 650 * time.Millisecond
+	// AskEvery is the pause between two questions of an announcer to its agent.
+	AskEvery = 50 * time.Millisecond
+	// Asked is for how long a node of which the announcer has asked can announce.
+	Asked = 200 * time.Millisecond
+)
 
 // Close is how many nodes of an address watch those before them.
 const Close = 4

@@ -2,8 +2,11 @@ package overlay
 
 import "time"
 
-// A beat is a probe that asks a peer whether it can take over addresses, every lookIdle. Its echo has the path 0, which
-// no other probe has. A Mesh answers beats only while it is willing; one of an earlier version always does.
+// A beat is a probe that asks a peer whether it can take over addresses. Its echo has the path 0, which no other probe
+// has. A Mesh answers beats only while it is willing; one of an earlier version always does.
+
+// BeatEvery is the time between two beats to a peer. It is a part of how long an agent that starts again is silent.
+const BeatEvery = 50 * time.Millisecond
 
 // Beat says when a watched peer answered.
 type Beat struct {
@@ -39,6 +42,28 @@ func (m *Mesh) timeOf(nanos int64) time.Time {
 	return m.begun.Add(time.Duration(nanos))
 }
 
+// beatAll sends the beats that are due, and returns when the next one is; zero while no peer is watched.
+func (m *Mesh) beatAll(now time.Time) (due time.Time) {
+	tab := m.table.Load()
+	for i, p := range tab.peers {
+		if p.key.IsZero() {
+			continue
+		}
+		m.beat(p, &tab.cfgs[i], now)
+		if !tab.cfgs[i].Watched {
+			continue
+		}
+		next := p.beatAt.Add(BeatEvery)
+		if next.Before(now) { // it has no session
+			next = now.Add(BeatEvery)
+		}
+		if due.IsZero() || next.Before(due) {
+			due = next
+		}
+	}
+	return due
+}
+
 // beat sends a beat to a peer that is watched.
 func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 	if !cfg.Watched {
@@ -49,8 +74,8 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 	if p.watched.Load() == 0 {
 		p.watched.Store(m.nanos(now))
 	}
-	// The prober also looks when something arrives.
-	if !p.live.Load() || now.Sub(p.beatAt) < lookIdle-lookIdle/8 {
+	// What is nearly due goes with what is due, so that the prober wakes once for all.
+	if !p.live.Load() || now.Sub(p.beatAt) < BeatEvery-BeatEvery/8 {
 		return
 	}
 	own, theirs, ok := m.probeAddrs(cfg)

@@ -26,7 +26,7 @@ func TestBeats(t *testing.T) {
 	await.Until(t, "another answer", func() bool { return last().After(one) })
 	b.AnswerBeats(time.Time{})
 	// Answers that were on the way may still come; then there is none for as long as four beats.
-	await.Until(t, "the end of the answers", func() bool { return time.Since(last()) > 4*lookIdle })
+	await.Until(t, "the end of the answers", func() bool { return time.Since(last()) > 4*BeatEvery })
 	if got := a.Beats()[0].Name; got != watched.Name {
 		t.Errorf("the peer is called %q, want %q", got, watched.Name)
 	}

@@ -145,6 +145,9 @@ func TestRhythm(t *testing.T) {
 		{291, false, false, false, false, 124}, // nothing
 	} {
 		r.woken = r.woken || step.woken
+		if r.beats(at(step.ms)) {
+			t.Errorf("at %d ms: a beat is due while no peer is watched", step.ms)
+		}
 		looks := r.looks(at(step.ms), step.soon)
 		if looks {
 			r.looked(at(step.ms), step.busy)
@@ -152,5 +155,13 @@ func TestRhythm(t *testing.T) {
 		if wait := r.wait(at(step.ms)); looks != step.looks || wait != time.Duration(step.wait)*time.Millisecond {
 			t.Errorf("at %d ms: looks %v, then waits %s, want %v and %d ms", step.ms, looks, wait, step.looks, step.wait)
 		}
+	}
+	r = rhythm{due: at(125), beat: at(50)}
+	if wait := r.wait(at(0)); wait != 50*time.Millisecond || r.beats(at(49)) || !r.beats(at(50)) || r.looks(at(50), false) {
+		t.Errorf("with a beat due after 50 ms the prober waits %s, and looks at all peers then", wait)
+	}
+	r.beat = at(150)
+	if wait := r.wait(at(100)); wait != 25*time.Millisecond {
+		t.Errorf("with a look due before the beat the prober waits %s", wait)
 	}
 }

@@ -71,16 +71,22 @@ func (m *Mesh) probe() {
 		case <-timer.C:
 		}
 		now := time.Now()
-		if r.looks(now, m.lookForSessions(now)) {
+		looks := r.looks(now, m.lookForSessions(now))
+		if looks {
 			r.looked(now, m.look(now))
+		}
+		if looks || r.beats(now) {
+			r.beat = m.beatAll(now)
 		}
 		timer.Reset(r.wait(now))
 	}
 }
 
-// rhythm says when the prober looks at all peers: when that is due, and before when something wakes it.
+// rhythm says when the prober looks at all peers: when that is due, and before when something wakes it. Beats have a
+// rhythm of their own while a peer is watched.
 type rhythm struct {
 	due   time.Time
+	beat  time.Time // when the next beat is due; zero while no peer is watched
 	woken bool
 	soon  bool // an answer to a handshake is being handled
 }
@@ -101,12 +107,19 @@ func (r *rhythm) looked(now time.Time, busy bool) {
 	}
 }
 
+// beats reports whether a beat is due.
+func (r *rhythm) beats(now time.Time) bool { return !r.beat.IsZero() && !now.Before(r.beat) }
+
 // wait returns how long nothing is to be done from now on, unless something comes.
 func (r *rhythm) wait(now time.Time) time.Duration {
-	if wait := r.due.Sub(now); !r.soon || wait < lookSoon {
-		return wait
+	wait := r.due.Sub(now)
+	if !r.beat.IsZero() {
+		wait = min(wait, r.beat.Sub(now))
 	}
-	return lookSoon
+	if r.soon {
+		wait = min(wait, lookSoon)
+	}
+	return wait
 }
 
 // look goes over all peers; it reports whether something is under way.
@@ -132,7 +145,6 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
 		m.chooseAddress(p, &tab.cfgs[i], now)
-		m.beat(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()
 	}
 	m.met.look(tab)

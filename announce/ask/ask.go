@@ -12,12 +12,8 @@ import (
 	"tapestry.dev/tapestry/localapi"
 )
 
-const (
-	// every is the pause between two questions. It is a part of how long a failover takes.
-	every = 100 * time.Millisecond
-	// patience is how long one answer may take.
-	patience = 400 * time.Millisecond
-)
+// patience is how long one answer may take.
+const patience = 400 * time.Millisecond
 
 // Loop asks an agent. All fields are required.
 type Loop struct {
@@ -32,7 +28,7 @@ type Loop struct {
 
 // Run asks until ctx is done.
 func (l *Loop) Run(ctx context.Context) {
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(announce.AskEvery)
 	defer tick.Stop()
 	var have *announce.State
 	answered, told := time.Now(), false

@@ -30,12 +30,8 @@ const (
 	BGP Kind = "bgp"
 )
 
-const (
-	// asks is for how long a node of which the announcer has asked can announce. Announcers ask every 100 ms.
-	asks = 500 * time.Millisecond
-	// away is after how long without a question an announcer is told to be missing.
-	away = 10 * time.Second
-)
+// away is after how long without a question an announcer is told to be missing.
+const away = 10 * time.Second
 
 // Node is the node, as far as it matters here; *node.Node is one.
 type Node interface {
@@ -163,7 +159,7 @@ func (a *Announcing) linkState(now time.Time) ([]announce.State, error) {
 	a.asked[L2] = now
 	a.mu.Unlock()
 	if a.o.Unfit() == "" {
-		a.o.Node().AnswerBeats(now.Add(asks))
+		a.o.Node().AnswerBeats(now.Add(announce.Asked))
 	}
 	return []announce.State{{Generation: generation, NodeAddrs: a.o.NodeAddrs()}}, nil
 }
@@ -175,7 +171,7 @@ type seen struct {
 	fit   bool
 }
 
-// look returns whose turn it is now. It is asked ten times a second, of thousands of addresses, and finds them anew
+// look returns whose turn it is now. It is asked many times a second, of thousands of addresses, and finds them anew
 // only when something has changed.
 func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 	node := a.o.Node()

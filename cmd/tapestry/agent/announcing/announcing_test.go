@@ -65,6 +65,17 @@ func newWorld() *world {
 	return w
 }
 
+// A failover takes less than a second, whether a node dies or its announcer alone, and an agent that starts again (0.3 s
+// and a handshake) is silent for less than what others wait.
+func TestTimes(t *testing.T) {
+	node := announce.Patience + announce.AskEvery
+	announcer := announce.Asked + node
+	restart := 300*time.Millisecond + announce.AskEvery + 2*overlay.BeatEvery
+	if node > 700*time.Millisecond || announcer > 900*time.Millisecond || restart > announce.Patience-200*time.Millisecond {
+		t.Errorf("a dead node is passed over after %s, a dead announcer after %s; a restart takes %s of %s", node, announcer, restart, announce.Patience)
+	}
+}
+
 // The state changes when something else is to be announced, and only then. While the announcer asks, other nodes are
 // answered.
 func TestState(t *testing.T) {
@@ -84,7 +95,7 @@ func TestState(t *testing.T) {
 			return s[0].Generation
 		}
 		first := ask()
-		if !w.node.until.Equal(time.Now().Add(asks)) {
+		if !w.node.until.Equal(time.Now().Add(announce.Asked)) {
 			t.Errorf("others are answered until %s", w.node.until)
 		}
 		if ask() != first || w.turns[0].Announcer != "other" {

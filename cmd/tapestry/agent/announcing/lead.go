@@ -10,8 +10,9 @@ import (
 	"tapestry.dev/tapestry/announce"
 )
 
-// leadEvery is the time between two looks at who is the gateway of egress addresses: that between two beats.
-const leadEvery = 125 * time.Millisecond
+// leadEvery is the time between two looks at who is the gateway of egress addresses. An announcer may notice AskEvery
+// after the beats do, so that to look more often would have pods' packets at the next gateway before it is one.
+const leadEvery = 2 * announce.AskEvery
 
 // Lead calls set with the nodes by which egress addresses leave when they change, until ctx is done. The gateway of an
 // address is its announcer, so it moves as fast as the address does.
@@ -64,8 +65,9 @@ func (a *Announcing) turnsOfEgress(node Node, now time.Time) []announce.Turn {
 	return plan.Turns(announce.Heard(beatsOf(node), now), a.announces(now))
 }
 
-// announces reports whether this node announces addresses by ARP and NDP. Other nodes are told the same by beats. An
-// agent that has just started is given the time to be asked.
+// announces reports whether this node announces addresses by ARP and NDP, as other nodes take it: its beats tell them
+// for announce.Asked that it was asked, and they believe that for announce.Patience. An agent that has just started is
+// given the time to be asked.
 func (a *Announcing) announces(now time.Time) bool {
 	a.mu.Lock()
 	asked := a.asked[L2]
@@ -73,7 +75,7 @@ func (a *Announcing) announces(now time.Time) bool {
 	if asked.IsZero() {
 		return a.o.Unfit() == "" && slices.Contains(a.o.Kinds, L2) && now.Sub(a.begun) < announce.Patience
 	}
-	return a.o.Unfit() == "" && now.Sub(asked) < asks
+	return a.o.Unfit() == "" && now.Sub(asked) < announce.Asked+announce.Patience
 }
 
 // lacking returns the turns of the addresses from which pods of this node leave and that have no gateway.

@@ -71,7 +71,7 @@ func TestLead(t *testing.T) {
 			t.Fatal(err)
 		}
 		is("self")
-		time.Sleep(asks)
+		time.Sleep(announce.Asked + announce.Patience)
 		is("")
 		if _, err := w.linkState(time.Now()); err != nil {
 			t.Fatal(err)
