@@ -350,7 +350,7 @@ func TestRights(t *testing.T) {
 		"Services neither":       refused(http.MethodDelete, services+"/kubernetes", nil, "forbidden"),
 		"nor made":               refused(http.MethodPost, services, service("x"), "forbidden"),
 		"Secrets cannot be read": refused(http.MethodGet, "/api/v1/namespaces/kube-system/secrets", nil, "forbidden"),
-		"Namespaces neither":     refused(http.MethodGet, "/api/v1/namespaces", nil, "forbidden"),
+		"Namespaces cannot go":   refused(http.MethodDelete, "/api/v1/namespaces/default", nil, "forbidden"),
 		"by name neither":        refused(http.MethodGet, "/api/v1/namespaces/default/secrets/x", nil, "forbidden"),
 	} {
 		if !ok() {
