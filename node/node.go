@@ -254,8 +254,13 @@ func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 // KeepAgain has what goes on in the next Node held once more, by somebody new.
 func (n *Node) KeepAgain() { n.path.Stack().KeepAgain() }
 
-// Close ends the Node. Requests through Ingress get drainTime to finish, in which everything else goes on. Translated
-// connections, and relayed ones that are held, go on in the next Node that has the same Flows.
+// drainTime is how long requests through Ingress, and connections of node ports that end with the Node, may take to
+// finish after Close is called. All of Close has to fit into terminationGracePeriodSeconds of deploy/.
+const drainTime = 5 * time.Second
+
+// Close ends the Node. Requests through Ingress, and connections of node ports with the PROXY protocol, get drainTime to
+// finish, in which everything else goes on. Translated connections, and relayed ones that are held, go on in the next
+// Node that has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -263,9 +268,13 @@ func (n *Node) Close() {
 		return
 	}
 	n.closed = true
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	var draining sync.WaitGroup
 	for _, p := range n.parts {
-		p.drain()
+		draining.Go(func() { p.drain(ctx) })
 	}
+	draining.Wait()
 	if !n.inForce {
 		close(n.begin)
 	}

@@ -55,8 +55,9 @@ type part struct {
 	problems func() []Problem
 	// counters returns what the part counts. Counters get their names here and nowhere else.
 	counters func() counter.List
-	// drain lets what is under way finish, while all other parts go on. Close calls it before it closes anything.
-	drain func()
+	// drain lets what is under way finish until ctx ends, while all other parts go on. Close calls it before it closes
+	// anything, those of all parts at the same time.
+	drain func(ctx context.Context)
 	close func()
 }
 
@@ -65,7 +66,7 @@ var quiet = part{
 	set:      func(*Config) error { return nil },
 	problems: func() []Problem { return nil },
 	counters: func() counter.List { return nil },
-	drain:    func() {},
+	drain:    func(context.Context) {},
 	close:    func() {},
 }
 
@@ -216,6 +217,11 @@ func makeNodePorts(n *Node) (part, error) {
 	p.set = func(*Config) error { n.setNodePorts(); return nil }
 	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{Port: true}) }
 	p.counters = n.countNodePorts
+	p.drain = func(ctx context.Context) {
+		if left := n.nodePorts.Drain(ctx); left > 0 {
+			n.log.Warn("connections of node ports were cut", "connections", left)
+		}
+	}
 	p.close = func() { _ = n.nodePorts.Close() }
 	return p, nil
 }
@@ -233,9 +239,6 @@ func makeHealthChecks(n *Node) (part, error) {
 	return p, nil
 }
 
-// drainTime is how long requests through Ingress may take to finish after Close is called.
-const drainTime = 5 * time.Second
-
 func makeIngress(n *Node) (part, error) {
 	n.ingress = ingress.New(ingress.Options{
 		Dial:      n.dial,
@@ -252,9 +255,7 @@ func makeIngress(n *Node) (part, error) {
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }
 	p.counters = n.countIngress
-	p.drain = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-		defer cancel()
+	p.drain = func(ctx context.Context) {
 		if err := n.ingress.Shutdown(ctx); err != nil {
 			n.log.Warn("requests were cut", "requests", n.ingress.Stats().Cut, "err", err)
 		}

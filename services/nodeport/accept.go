@@ -57,8 +57,13 @@ func (p *Proxy) arriveNow(client *socketConn, v visit) {
 }
 
 // connectLater serves a client in a goroutine of its own.
-func (p *Proxy) connectLater(client *socketConn, v visit) {
-	if !p.spawn(func() { p.connect(client, v) }) {
+func (p *Proxy) connectLater(client io.Closer, v visit) {
+	end := func() {}
+	if v.at.proxy != 0 {
+		end = p.dying.begin()
+	}
+	if !p.spawn(func() { defer end(); p.connect(client, v) }) {
+		end()
 		v.turn.leave()
 		abort(client)
 	}

@@ -204,9 +204,9 @@ type Proxy struct {
 	life   sync.Mutex // guards what follows, and wg.Go against the end; locked after mu, and by whoever accepts
 	closed bool
 
-	sockets atomic.Int64
-	adopted atomic.Int64 // connections that Adopt carries
-
+	sockets  atomic.Int64
+	adopted  atomic.Int64 // connections that Adopt carries
+	dying    dying        // connections that neither Join nor Adopt carries, and that may outlive their listeners
 	memory   *memory
 	guests   *guests
 	openings *openings

@@ -71,8 +71,7 @@ func (p *Proxy) arrive(client net.Conn, at place) {
 		abort(client)
 		return
 	}
-	// The connection may outlive its listener.
-	p.wg.Go(func() { p.connect(client, visit{from, at, a}) })
+	p.connectLater(client, visit{from, at, a})
 }
 
 // mostRefusals is how many backends may refuse a client until it hears of that: as many as in the packet path (package
@@ -131,6 +130,9 @@ func (p *Proxy) serve(client net.Conn, f flow, v visit) (left net.Conn) {
 		} else if left == nil {
 			return nil
 		}
+	}
+	if v.at.proxy == 0 { // otherwise it is counted since it was accepted
+		defer p.dying.begin()()
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
 	if _, ok := p.dialled.Acquire(&claim, addressing.Client(v.from.Addr())); !ok {
