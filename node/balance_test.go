@@ -1,7 +1,6 @@
 package node_test
 
 import (
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -45,18 +44,7 @@ func TestLeastConnections(t *testing.T) {
 	c.Serve(s)
 	vip := netip.AddrPortFrom(s.ClusterIPs[0], 80)
 	inside := func() client { return dial(t, from, "tcp", vip) }
-	outside := func() client {
-		at, ok := m.HostSocket("tcp", 30080)
-		if !ok {
-			t.Fatal("nobody listens for the NodePort")
-		}
-		conn, err := net.DialTimeout("tcp", at.String(), await.Patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		return client{conn, "tcp"}
-	}
+	outside := func() client { return dialNodePort(t, m, "tcp", 30080) }
 	even := func(when string, got map[string]int, total int) {
 		t.Helper()
 		for _, p := range backends {

@@ -1,7 +1,6 @@
 package node_test
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,7 +9,6 @@ import (
 
 	"tapestry.dev/tapestry/node/nodetest"
 	"tapestry.dev/tapestry/services"
-	"tapestry.dev/tapestry/test/await"
 )
 
 // changed tells one node alone that endpoints of the only Service have changed.
@@ -59,18 +57,7 @@ func TestTerminatingPodGetsNoConnections(t *testing.T) {
 	}
 	s := web(30080, a, b, far)
 	c.Serve(s)
-	at, ok := n1.HostSocket("tcp", 30080)
-	if !ok {
-		t.Fatal("nobody listens for the NodePort")
-	}
-	outside := func() client {
-		conn, err := net.DialTimeout("tcp", at.String(), await.Patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		return client{conn, "tcp"}
-	}
+	outside := func() client { return dialNodePort(t, n1, "tcp", 30080) }
 	ways := map[string]func() client{
 		"IPv4":      func() client { return dial(t, from, "tcp", netip.AddrPortFrom(s.ClusterIPs[0], 80)) },
 		"IPv6":      func() client { return dial(t, from, "tcp", netip.AddrPortFrom(s.ClusterIPs[1], 80)) },

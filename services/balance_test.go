@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -94,6 +95,36 @@ func TestMaglevOnAllNodes(t *testing.T) {
 		}
 		if moved > 4000/10 {
 			t.Errorf("%d backends: %d of 4,000 flows moved that need not", n, moved)
+		}
+	}
+}
+
+// From outside, too, it is the same on every node: a client that asks another node's node port comes to the same backend.
+func TestMaglevAtNodePorts(t *testing.T) {
+	for _, m := range []balance.Method{balance.Maglev, balance.Hash} {
+		s := balanced(10, m)
+		s.Ports[0].NodePort = 30080
+		of := func(node, own string) *Table {
+			table, _ := NewTable(Config{
+				Node: node, OwnAddrs: addresstest.Addrs(own), NodeAddrs: addresstest.Addrs("192.0.2.1", "192.0.2.2"), NodeNames: []string{"a", "b"},
+				Services: roll.From([]*Service{&s}),
+			})
+			return table
+		}
+		a, b := of("a", "192.0.2.1"), of("b", "192.0.2.2")
+		got := map[uint64]int{}
+		for i := range 4000 {
+			client := fmt.Sprintf("tcp 203.0.113.%d:%d ", 1+i%8, 30000+i/8)
+			one, other := a.PickOnHost(tuple(client+"192.0.2.1:30080")), b.PickOnHost(tuple(client+"192.0.2.2:30080"))
+			if one != other || one.Kind != packet.Picked {
+				t.Fatalf("%s, %s: node a chooses %+v, node b %+v", m, client, one, other)
+			}
+			got[one.Backend]++
+		}
+		for id, n := range got {
+			if len(got) != 10 || n < 320 || n > 480 {
+				t.Errorf("%s: backend %x got %d of 4,000, want 400 more or less", m, id, n)
+			}
 		}
 	}
 }
