@@ -77,7 +77,8 @@
 // The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay takes over all
 // connections (Resume), and then, when it hears pods, asks each how far it is (GoOn), not all at once, as their answers
 // have to fit into the pods' queues, and soon again. Until the pod tells, it is sent nothing else. Then the stream
-// continues behind what it has acknowledged, which may be more than the next Relay has sent (skip).
+// continues behind what it has acknowledged, which may be more than the next Relay has sent (skip). What a pod of this
+// node has sent meanwhile lies in its TAP; what a far pod has is lost, and it is told to send that again now (hurry).
 //
 // # Who may have how much
 //

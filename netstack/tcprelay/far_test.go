@@ -1,6 +1,7 @@
 package tcprelay_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -292,6 +293,44 @@ func TestFarResumed(t *testing.T) {
 	s.nextRelay(sh, nowhere, tcprelay.Resumed{Lost: 1})
 	if _, err := client.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("the client heard %v, want a reset", err)
+	}
+}
+
+// What a far pod has sent while no Relay ran is lost. The next one has its kernel send that again at once: an ICMP error
+// quotes the first number that is not acknowledged. A pod of this node, whose frames wait in its TAP, is told nothing.
+func TestFarHurries(t *testing.T) {
+	for _, far := range []bool{true, false} {
+		sh := newShelf(t, 4)
+		s, client, mine, theirs := farScript(t, sh.hold(t), withSACK...)
+		s.say(segment{mine, theirs, psh, 64000, []byte("heard")})
+		wantServer(t, client, "heard")
+		var told []packet.Packet
+		send := s.o.Send
+		s.o.Send = func(ip []byte, vnet packet.VNetHdr) {
+			var p packet.Packet
+			if p.ParseIP(bytes.Clone(ip)) == packet.Good && p.Tuple.Proto != packet.TCP {
+				told = append(told, p)
+			}
+			send(ip, vnet)
+		}
+		s.nextRelay(sh, func(netip.Addr) bool { return !far }, one)
+		s.asked(theirs)
+		if !far {
+			if len(told) > 0 {
+				t.Errorf("a pod of this node is told %v", told)
+			}
+			continue
+		}
+		var quoted packet.Packet
+		if len(told) != 1 || told[0].ICMPType != 3 || told[0].IP[told[0].L4+1] != 0 || !told[0].Embedded(&quoted) {
+			t.Fatalf("the pod is told %v, want an unreachable network", told)
+		}
+		if p := &told[0]; p.Tuple.Src != s.tuple.Dst || p.Tuple.Dst != s.tuple.Src {
+			t.Errorf("the error goes from %s to %s", p.Tuple.Src, p.Tuple.Dst)
+		}
+		if seq := binary.BigEndian.Uint32(quoted.IP[quoted.L4+4:]); quoted.Tuple != s.tuple || seq != mine+5 {
+			t.Errorf("it quotes %v at %d, want %v at 5", quoted.Tuple, seq-mine, s.tuple)
+		}
 	}
 }
 
