@@ -56,10 +56,12 @@ type Node struct {
 }
 
 // LoadBalancers says how clients outside reach load balancers by a node. Ranges are those that the node routes into its
-// host TAP.
+// host TAP. Announcers are those that work beside the agent, sorted: "bgp", "l2". They say in which way the network
+// hears of addresses, and only that of ARP and NDP makes another tier.
 type LoadBalancers struct {
-	Tier   Tier           `json:"tier"`
-	Ranges []netip.Prefix `json:"ranges,omitempty"`
+	Tier       Tier           `json:"tier"`
+	Ranges     []netip.Prefix `json:"ranges,omitempty"`
+	Announcers []string       `json:"announcers,omitempty"`
 }
 
 // Tier is what a node has for load balancers (docs/loadbalancer.md).
@@ -69,6 +71,7 @@ type Tier string
 const (
 	HostSockets Tier = "host-sockets" // addresses of nodes, on host sockets
 	HostTAP     Tier = "host-tap"     // addresses that the node's kernel routes into the host TAP
+	Announced   Tier = "announced"    // the same, in the node's own network, where its announcer answers by ARP and NDP
 )
 
 // Descriptors are the open files of the agent. Useful is the Limit from which on a busy node lacks nothing.

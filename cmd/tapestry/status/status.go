@@ -220,8 +220,20 @@ func privileges(n *localapi.Node) string {
 
 // balancers says how clients outside reach load balancers by the node.
 func balancers(b *localapi.LoadBalancers) string {
-	if b.Tier == localapi.HostTAP {
-		return "host TAP: addresses in " + join(b.Ranges) + ", where the network brings them to this node"
+	bgp := slices.Contains(b.Announcers, "bgp")
+	switch b.Tier {
+	case localapi.Announced:
+		text := "announced: addresses in " + join(b.Ranges) + ", by ARP and NDP"
+		if bgp {
+			text += ", and to routers by BGP"
+		}
+		return text
+	case localapi.HostTAP:
+		text := "host TAP: addresses in " + join(b.Ranges) + ", where the network brings them to this node"
+		if bgp {
+			text += "; routers are told by BGP"
+		}
+		return text
 	}
 	return "host sockets: addresses of nodes only"
 }

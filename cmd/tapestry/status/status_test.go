@@ -88,6 +88,53 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+// The tiers of docs/loadbalancer.md, as people and as programs see them.
+func TestBalancers(t *testing.T) {
+	ranges := []netip.Prefix{netip.MustParsePrefix("198.18.7.0/24"), netip.MustParsePrefix("2001:db8:1b::/64")}
+	for _, tc := range []struct {
+		of         localapi.LoadBalancers
+		text, json string
+	}{
+		{localapi.LoadBalancers{Tier: localapi.HostSockets}, "host sockets: addresses of nodes only", `"loadBalancers": { "tier": "host-sockets" }`},
+		{
+			localapi.LoadBalancers{Tier: localapi.HostSockets, Announcers: []string{"l2"}},
+			"host sockets: addresses of nodes only", `"loadBalancers": { "tier": "host-sockets", "announcers": [ "l2" ] }`,
+		},
+		{
+			localapi.LoadBalancers{Tier: localapi.HostTAP, Ranges: ranges},
+			"host TAP: addresses in 198.18.7.0/24,2001:db8:1b::/64, where the network brings them to this node",
+			`"loadBalancers": { "tier": "host-tap", "ranges": [ "198.18.7.0/24", "2001:db8:1b::/64" ] }`,
+		},
+		{
+			localapi.LoadBalancers{Tier: localapi.HostTAP, Ranges: ranges[:1], Announcers: []string{"bgp"}},
+			"host TAP: addresses in 198.18.7.0/24, where the network brings them to this node; routers are told by BGP",
+			`"loadBalancers": { "tier": "host-tap", "ranges": [ "198.18.7.0/24" ], "announcers": [ "bgp" ] }`,
+		},
+		{
+			localapi.LoadBalancers{Tier: localapi.Announced, Ranges: ranges[:1], Announcers: []string{"l2"}},
+			"announced: addresses in 198.18.7.0/24, by ARP and NDP",
+			`"loadBalancers": { "tier": "announced", "ranges": [ "198.18.7.0/24" ], "announcers": [ "l2" ] }`,
+		},
+		{
+			localapi.LoadBalancers{Tier: localapi.Announced, Ranges: ranges[:1], Announcers: []string{"bgp", "l2"}},
+			"announced: addresses in 198.18.7.0/24, by ARP and NDP, and to routers by BGP",
+			`"tier": "announced", "ranges": [ "198.18.7.0/24" ], "announcers": [ "bgp", "l2" ]`,
+		},
+	} {
+		r := sample(time.Now())
+		r.Node.LoadBalancers = tc.of
+		for format, want := range map[string]string{"table": "Load balancers " + tc.text + " Pod ranges", "json": tc.json} {
+			args := []string{}
+			if format == "json" {
+				args = []string{"-o", "json"}
+			}
+			if out, _ := run(t, r, args...); !strings.Contains(words(out), want) { // the sample's node is not ready: exit status 1
+				t.Errorf("%+v, %s: %q is missing in:\n%s", tc.of, format, want, out)
+			}
+		}
+	}
+}
+
 // filled returns a table with one row that is full of hostile text.
 func filled[T any](table localapi.Table[T]) localapi.Source {
 	return table.From(func(context.Context) ([]T, error) {

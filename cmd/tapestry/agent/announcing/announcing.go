@@ -235,6 +235,19 @@ func (a *Announcing) bgp() ([]announce.Peer, []announce.Route, uint64, error) {
 	return a.peers, a.routes, a.changes, nil
 }
 
+// Working returns the announcers of this node that have asked lately what to announce, sorted.
+func (a *Announcing) Working() (kinds []Kind) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for kind, last := range a.asked {
+		if time.Since(last) <= away {
+			kinds = append(kinds, kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
 // Problems returns what is wrong with announcements on this node.
 func (a *Announcing) Problems() (list []kube.Problem) {
 	if a.o.Node() == nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,6 +164,33 @@ func TestTold(t *testing.T) {
 		if len(got) != 2 || !strings.Contains(got[0], "Node self: the announcer tapestry-bgp does not ask") || !strings.Contains(got[1], "tapestry-l2") {
 			t.Errorf("got %q", got)
 		}
+	})
+}
+
+// An announcer works from when it asks until it has not asked for a while.
+func TestWorking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		check := func(when string, want ...Kind) {
+			t.Helper()
+			if got := w.Working(); !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", when, got, want)
+			}
+		}
+		check("nobody has asked")
+		if _, err := w.linkState(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		check("one has asked", L2)
+		time.Sleep(away - time.Second)
+		if _, err := w.routeState(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		check("both have", BGP, L2)
+		time.Sleep(2 * time.Second)
+		check("the first asks no longer", BGP)
+		time.Sleep(away)
+		check("neither does")
 	})
 }
 

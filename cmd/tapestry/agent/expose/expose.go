@@ -3,7 +3,7 @@
 // tells: whether a machine forwards, and what it routes where, is its operator's to say.
 //
 // A node is in one of the tiers of docs/loadbalancer.md. Which one follows from what 'tapestry host-tap' left with the
-// keeper, and nothing else says it.
+// keeper and from the announcers that work, and nothing else says it.
 package expose
 
 import (
@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/localapi"
@@ -163,12 +164,26 @@ func (w *Watcher) Problems() []kube.Problem {
 	return slices.Clone(w.problems)
 }
 
-// Tier says how clients outside reach load balancers by this node.
-func (w *Watcher) Tier() localapi.LoadBalancers {
+// Tier says how clients outside reach load balancers by this node, beside which these announcers work.
+func (w *Watcher) Tier(working []announcing.Kind) localapi.LoadBalancers {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.ranges) == 0 {
-		return localapi.LoadBalancers{Tier: localapi.HostSockets}
+	ranges := w.ranges
+	w.mu.Unlock()
+	return tierOf(ranges, working)
+}
+
+// tierOf returns the tier of a node that routes these ranges into its host TAP. What an announcer brings to a node
+// without ranges goes no further, so such a node is in the first tier whatever works beside it.
+func tierOf(ranges []netip.Prefix, working []announcing.Kind) localapi.LoadBalancers {
+	b := localapi.LoadBalancers{Tier: localapi.HostSockets, Ranges: ranges}
+	for _, kind := range working {
+		b.Announcers = append(b.Announcers, string(kind))
 	}
-	return localapi.LoadBalancers{Tier: localapi.HostTAP, Ranges: w.ranges}
+	if len(ranges) > 0 {
+		b.Tier = localapi.HostTAP
+		if slices.Contains(working, announcing.L2) {
+			b.Tier = localapi.Announced
+		}
+	}
+	return b
 }

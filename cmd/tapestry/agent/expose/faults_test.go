@@ -7,9 +7,33 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
+	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/services"
 )
+
+// A node is in the third tier where it routes ranges into its host TAP and its announcer of ARP and NDP works.
+func TestTier(t *testing.T) {
+	for _, c := range []struct {
+		ranges  string
+		working []announcing.Kind
+		want    localapi.Tier
+	}{
+		{"", nil, localapi.HostSockets},
+		{"", []announcing.Kind{announcing.BGP, announcing.L2}, localapi.HostSockets}, // whatever is announced goes no further
+		{"203.0.113.0/24", nil, localapi.HostTAP},
+		{"203.0.113.0/24", []announcing.Kind{announcing.BGP}, localapi.HostTAP},
+		{"203.0.113.0/24", []announcing.Kind{announcing.L2}, localapi.Announced},
+		{"203.0.113.0/24 2001:db8:1b::/64", []announcing.Kind{announcing.BGP, announcing.L2}, localapi.Announced},
+	} {
+		ranges := addresstest.Prefixes(strings.Fields(c.ranges)...)
+		got := tierOf(ranges, c.working)
+		if got.Tier != c.want || !slices.Equal(got.Ranges, ranges) || len(got.Announcers) != len(c.working) {
+			t.Errorf("%q with %q: %+v, want %s", c.ranges, c.working, got, c.want)
+		}
+	}
+}
 
 func TestFaults(t *testing.T) {
 	into, out, own := tap.Way{Link: "tapestry0"}, tap.Way{Link: "eth0"}, tap.Way{Link: "lo", Own: true}

@@ -36,8 +36,8 @@ type Options struct {
 	Pods            *pods.Registry
 	Keeper          Keeper
 	Healer          Healer
-	// Exposure says how clients outside reach load balancers by this node.
-	Exposure func() localapi.LoadBalancers
+	// Exposure says how clients outside reach load balancers by this node, beside which these announcers work.
+	Exposure func(working []announcing.Kind) localapi.LoadBalancers
 	// HostProxy returns where the host proxy listens; "" for nowhere.
 	HostProxy func() string
 	Progress  *health.Progress
@@ -149,7 +149,7 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 		n.APIServer = "https://" + server
 	}
 	if t.o.Follower.HasStarted() {
-		n.LoadBalancers, n.HostProxy = t.o.Exposure(), t.o.HostProxy()
+		n.LoadBalancers, n.HostProxy = t.o.Exposure(t.o.Announcing.Working()), t.o.HostProxy()
 		c := &t.o.Follower.Node().Config().Netstack
 		n.HostTAP, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostTAP(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
 	}
