@@ -48,9 +48,11 @@ func TestTriggered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewProgress()
 		p.Triggered([]time.Time{time.Now().Add(-3 * time.Second), time.Now().Add(time.Hour)})
-		got := p.Counters().Find("tapestry_network_programming_duration_seconds").Values[0]
-		if got.Count != 2 || got.N != 3 || got.Buckets[0].Count != 1 {
-			t.Errorf("got %+v", got)
+		for _, name := range []string{"tapestry_network_programming_duration_seconds", "kubeproxy_network_programming_duration_seconds"} {
+			got := p.Counters().Find(name).Values[0]
+			if got.Count != 2 || got.N != 3 || got.Buckets[0].Count != 1 {
+				t.Errorf("%s: %+v", name, got)
+			}
 		}
 	})
 }
