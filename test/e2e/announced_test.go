@@ -44,7 +44,7 @@ spec:
   ipFamilyPolicy: PreferDualStack
   externalTrafficPolicy: %s
   selector: {app: %s}
-  ports: [{name: line, port: 80, targetPort: 9000}, {name: datagram, port: 80, targetPort: 9000, protocol: UDP}]
+  ports: [{name: line, port: 80, targetPort: 9000}, {name: datagram, port: 80, targetPort: 9000, protocol: UDP}, {name: association, port: 80, targetPort: 9000, protocol: SCTP}]
 `, name, n, n, policy, app)
 }
 
@@ -89,9 +89,10 @@ func (c *cluster) announcedBy(t *testing.T, addr, node string) {
 }
 
 // TestLoadBalancerAnnounced has addresses of a pool that nodes announce by ARP and NDP. A client on their link, which
-// has no route but the link, reaches a pod on a third node. The announcing node loses its agent, then its announcer,
-// then sight of the other node, and each time one node announces in the end, and new connections get through. An
-// address that the machine outside has itself is left to it, and told.
+// has no route but the link, reaches a pod on a third node by TCP, UDP and SCTP. The announcing node loses its agent,
+// then its announcer, then sight of the other node, and each time one node announces in the end, and new connections
+// get through. Each node says in which tier it is. An address that the machine outside has itself is left to it, and
+// told.
 func TestLoadBalancerAnnounced(t *testing.T) {
 	c := upWith(t, 2*testTime, lab.Options{Name: "announced", LoadBalancers: balancers, Announced: true}, announcedYAML)
 	for _, r := range balancers {
@@ -103,6 +104,7 @@ func TestLoadBalancerAnnounced(t *testing.T) {
 	c.until(t, "that somebody else answers for an address is told", func(st *lab.Status) bool {
 		return problem(st, "Service default/taken", "198.18.7.3 is answered for by", "which is no node of this cluster")
 	})
+	c.begin(t, lab.Pod("far"), "associations", "9000")
 	for _, v6 := range []bool{false, true} {
 		web, local := balancer(1, v6, 80), balancer(2, v6, 80)
 		for _, network := range []string{"tcp", "udp"} {
@@ -111,7 +113,15 @@ func TestLoadBalancerAnnounced(t *testing.T) {
 			}
 			c.reached(t, network, local, "near")
 		}
+		c.associates(t, web, v6)
 		c.announcedBy(t, hostOf(local), "node-2") // no other node has a pod
+
+		for node, want := range map[string]localapi.Tier{"node-1": localapi.Announced, "node-2": localapi.Announced, "node-3": localapi.HostTAP} {
+			await.Until(t, node+" to tell that it is in the tier "+string(want), func() bool {
+				n, err := (&localapi.Client{Path: rpc.NodeDir(c.Dir, node) + "/api.sock"}).Node(c.ctx)
+				return err == nil && n.LoadBalancers.Tier == want && len(n.LoadBalancers.Ranges) == len(balancers)
+			})
+		}
 
 		addr := hostOf(web)
 		first := c.only(t, addr)

@@ -171,7 +171,8 @@ spec:
 	f := get(at10249 + "/metrics")
 	for _, want := range []string{
 		`tapestry_packets_total{verdict="to-link"}`, `tapestry_flows{state=`, `tapestry_peers{state="up"} 1`, `tapestry_taps{offloads=`,
-		"tapestry_sync_duration_seconds_count", "tapestry_state_age_seconds", "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "go_goroutines", "tapestry_build_info{",
+		"tapestry_sync_duration_seconds_count", "tapestry_state_age_seconds", "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+		"kubeproxy_sync_proxy_rules_duration_seconds_count", "kubeproxy_network_programming_duration_seconds_count", "go_goroutines", "tapestry_build_info{",
 		`coredns_dns_requests_total{`, "coredns_dns_request_duration_seconds_count", "coredns_forward_requests_total",
 	} {
 		if f.Status != 200 || !strings.Contains(f.Body, want) {

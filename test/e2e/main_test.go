@@ -90,6 +90,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"lead":           lead,
 	"serve-outside":  serveOutside,
 	"announce":       announceLinks,
+	"associate":      associate,
+	"associations":   associations,
 	"tries":          tries,
 	"leave":          leave,
 	"give-up":        giveUp,

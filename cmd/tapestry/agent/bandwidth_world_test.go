@@ -83,6 +83,36 @@ func rate(t *testing.T, c net.Conn) float64 {
 	}
 }
 
+// outsideAddr is the machine's own address, which for a pod is outside of the cluster.
+const outsideAddr = "172.31.0.1"
+
+// keepsTo measures streams of a pod until one is as fast as the pod's limit, in bits per second, and asserts that none
+// is faster: a busy machine may be too slow for a moment, but never too fast.
+func keepsTo(t *testing.T, limit float64, what string, measure func() float64) {
+	t.Helper()
+	var got float64
+	for range 10 {
+		got = measure()
+		t.Logf("%s of %.0f Mbit/s: %.0f", what, limit/1e6, got/1e6)
+		if got > 0.85*limit {
+			break
+		}
+	}
+	if got > 1.15*limit || got < 0.85*limit {
+		t.Errorf("%s: %.0f Mbit/s, of a pod that is limited to %.0f", what, got/1e6, limit/1e6)
+	}
+}
+
+// accepted returns the next connection of a listener.
+func accepted(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // A pod receives as fast as its limit says, also after the agent restarts.
 func TestIngressRate(t *testing.T) {
 	n := newMachine(t)
@@ -94,31 +124,13 @@ func TestIngressRate(t *testing.T) {
 		s := n.sandbox(fmt.Sprint("c", i), fmt.Sprint("limited-", i))
 		s.extra = fmt.Sprintf(`,"runtimeConfig":{"bandwidth":{"ingressRate":%.0f}}`, limit)
 		s.works("ADD")
-		right := func(what string, measure func() float64) {
-			t.Helper()
-			var got float64
-			for range 10 { // a busy machine may be too slow for a moment, but never too fast
-				got = measure()
-				t.Logf("%s of %.0f Mbit/s: %.0f", what, limit/1e6, got/1e6)
-				if got > 0.85*limit {
-					break
-				}
-			}
-			if got > 1.15*limit || got < 0.85*limit {
-				t.Errorf("%s: %.0f Mbit/s came to a pod that is limited to %.0f", what, got/1e6, limit/1e6)
-			}
-		}
 		podToPod := func() float64 {
 			l := listen(t, s, s.address())
 			go flood(from.dial(l.Addr().String()))
-			c, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return rate(t, c)
+			return rate(t, accepted(t, l))
 		}
 		outside := func() float64 {
-			l := listen(t, nil, "172.31.0.1")
+			l := listen(t, nil, outsideAddr)
 			go func() {
 				if c, err := l.Accept(); err == nil {
 					flood(c)
@@ -126,12 +138,46 @@ func TestIngressRate(t *testing.T) {
 			}()
 			return rate(t, s.dial(l.Addr().String()))
 		}
-		right("from a pod", podToPod)
-		right("from outside", outside)
+		keepsTo(t, limit, "from a pod", podToPod)
+		keepsTo(t, limit, "from outside", outside)
 		n.kill()
 		n.start()
 		n.ready()
-		right("from a pod, after a restart", podToPod)
+		keepsTo(t, limit, "from a pod, after a restart", podToPod)
+		s.works("CHECK")
+	}
+}
+
+// A pod sends as fast as its limit says, to pods and to the outside, also after the agent restarts. What it receives is
+// not limited by that.
+func TestEgressRate(t *testing.T) {
+	n := newMachine(t)
+	n.start()
+	n.ready()
+	to := n.sandbox("to", "to")
+	to.works("ADD")
+	for i, limit := range []float64{20e6, 100e6} {
+		s := n.sandbox(fmt.Sprint("c", i), fmt.Sprint("limited-", i))
+		s.extra = fmt.Sprintf(`,"runtimeConfig":{"bandwidth":{"egressRate":%.0f}}`, limit)
+		s.works("ADD")
+		sendTo := func(server *sandbox, addr string) func() float64 {
+			return func() float64 {
+				l := listen(t, server, addr)
+				go flood(s.dial(l.Addr().String()))
+				return rate(t, accepted(t, l))
+			}
+		}
+		keepsTo(t, limit, "to a pod", sendTo(to, to.address()))
+		keepsTo(t, limit, "to the outside", sendTo(nil, outsideAddr))
+		l := listen(t, s, s.address())
+		go flood(to.dial(l.Addr().String()))
+		if got := rate(t, accepted(t, l)); got < 1.5*limit {
+			t.Errorf("%.0f Mbit/s came to a pod that may send %.0f, want more", got/1e6, limit/1e6)
+		}
+		n.kill()
+		n.start()
+		n.ready()
+		keepsTo(t, limit, "to a pod, after a restart", sendTo(to, to.address()))
 		s.works("CHECK")
 	}
 }
