@@ -94,7 +94,7 @@ func (c *cluster) announcedBy(t *testing.T, addr, node string) {
 // get through. Each node says in which tier it is. An address that the machine outside has itself is left to it, and
 // told.
 func TestLoadBalancerAnnounced(t *testing.T) {
-	c := upWith(t, 2*testTime, lab.Options{Name: "announced", LoadBalancers: balancers, Announced: true}, announcedYAML)
+	c := upWith(t, 2*testTime, lab.Options{Name: "announced", LoadBalancers: balancers, Announced: []string{"l2"}}, announcedYAML)
 	for _, r := range balancers {
 		c.run0(t, lab.Outside(), "ip", "route", "replace", r.String(), "dev", "eth0")
 	}

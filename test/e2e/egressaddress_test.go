@@ -87,7 +87,7 @@ func TestEgressAddresses(t *testing.T) {
 	yaml := strings.Replace(nodesYAML, "{name: node-1}", "{name: node-1, labels: {kubernetes.io/hostname: node-1}}", 1) +
 		egressYAML + podYAML("client", "node-1") + podYAML("far", "node-2") + podYAML("other", "node-1")
 	c := &egressLab{
-		cluster:    upWith(t, testTime, lab.Options{Name: "egress-address", LoadBalancers: balancers, Announced: true}, yaml),
+		cluster:    upWith(t, testTime, lab.Options{Name: "egress-address", LoadBalancers: balancers, Announced: []string{"l2"}}, yaml),
 		announcers: map[string]*helper{}, servers: []string{at(external[false], 9300), at(external[true], 9300)}, wants: []string{"198.18.7.50", "2001:db8:1b::50"},
 	}
 	for _, r := range balancers {

@@ -101,6 +101,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"listen":         listen,
 	"tick":           tick,
 	"by-proxy":       byProxy,
+	"keep":           keep,
+	"cling":          cling,
 }
 
 func help(name string, args []string) int {

@@ -62,8 +62,8 @@ type Options struct {
 	LoadBalancers []netip.Prefix
 	// NoHostTAP leaves nodes without a host TAP, as where no step may make one.
 	NoHostTAP bool
-	// Announced has the agents expect an announcer of ARP and NDP, which asks at AnnounceSocket.
-	Announced bool
+	// Announced has the agents expect announcers of these kinds, l2 or bgp, which ask at AnnounceSocket.
+	Announced []string
 	// KeepCapabilities leaves the capabilities of root to the agents.
 	KeepCapabilities bool
 	// Detach lets the lab live on when this process ends.

@@ -117,7 +117,9 @@ func PodDir(dir, namespace, name string) string {
 func NodeDir(dir, name string) string { return filepath.Join(dir, "nodes", name) }
 
 // AnnounceSocket returns the socket at which the announcers of a node ask its agent.
-func AnnounceSocket(dir, node string) string { return filepath.Join(NodeDir(dir, node), "l2.sock") }
+func AnnounceSocket(dir, node string) string {
+	return filepath.Join(NodeDir(dir, node), "announce.sock")
+}
 
 // PodLog returns the log of a pod's containers.
 func PodLog(dir, namespace, name string) string {

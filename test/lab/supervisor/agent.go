@@ -142,8 +142,11 @@ func (a *agent) argv() []string {
 	for _, r := range underlay.Resolvers() {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))
 	}
-	if a.lab.cfg.Announced {
-		argv = append(argv, "--announce", "l2", "--announce-socket", rpc.AnnounceSocket(a.lab.cfg.Dir, a.node.Name))
+	for _, kind := range a.lab.cfg.Announced {
+		argv = append(argv, "--announce", kind)
+	}
+	if len(a.lab.cfg.Announced) > 0 {
+		argv = append(argv, "--announce-socket", rpc.AnnounceSocket(a.lab.cfg.Dir, a.node.Name))
 	}
 	return append(argv, a.lab.cfg.AgentFlags...)
 }

@@ -40,8 +40,8 @@ type Config struct {
 	LoadBalancers []netip.Prefix
 	// NoHostTAP leaves nodes without a host TAP.
 	NoHostTAP bool
-	// Announced has the agents expect an announcer of ARP and NDP.
-	Announced bool
+	// Announced has the agents expect announcers of these kinds.
+	Announced []string
 	// Env is the base environment of agents and containers.
 	Env []string
 	// KeepCapabilities leaves agents the capabilities of root. They need none.
