@@ -45,7 +45,7 @@ func read(node string, objs *kube.Objects, before *rules) *rules {
 			r.down = append(r.down, n.Name)
 		}
 		if n.Name == node {
-			r.self = labels.Set(n.Labels)
+			r.self = labels.Merge(labels.Set(n.Labels), nil) // not nil for a Node without labels
 		}
 	}
 	slices.Sort(r.down)

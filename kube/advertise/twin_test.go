@@ -236,3 +236,17 @@ func (c *changing) step(what byte, which, to int) {
 		}
 	}
 }
+
+// TestNodeWithoutLabels: a Node that has no label at all has the routers that are for every node.
+func TestNodeWithoutLabels(t *testing.T) {
+	objs := kube.Objects{
+		Nodes:    []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}},
+		BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: metav1.ObjectMeta{Name: "tor"}, Spec: v1alpha1.BGPPeerSpec{Address: "203.0.113.1", PeerASN: 64512, MyASN: 65000}}},
+	}
+	if peers := read("n1", &objs, nil).peers; len(peers) != 1 {
+		t.Errorf("n1 has %v", peers)
+	}
+	if peers := read("n2", &objs, nil).peers; len(peers) != 0 {
+		t.Errorf("n2, of which there is no Node, has %v", peers)
+	}
+}
