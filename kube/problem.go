@@ -21,6 +21,10 @@ const (
 // health checks.
 const PortNotServed = "PortNotServed"
 
+// SessionFault is the Reason of a Problem of a BGPPeer: a node has no session with the router, or one that does not do
+// all that it should.
+const SessionFault = "SessionFault"
+
 // Problem is something wrong with one object.
 type Problem struct {
 	Severity Severity `json:"severity"`
@@ -32,7 +36,7 @@ type Problem struct {
 	Field string `json:"field,omitempty"`
 	// Message is one sentence: what was found, what was expected, what to do.
 	Message string `json:"message"`
-	// Reason says for programs what the problem is, where one looks for it: PortNotServed, or "".
+	// Reason says for programs what the problem is, where one looks for it: PortNotServed, SessionFault, or "".
 	Reason string `json:"reason,omitempty"`
 }
 

@@ -289,7 +289,9 @@ func TestRBAC(t *testing.T) {
 	controller := map[string]string{
 		"nodes": "list watch", "discovery.k8s.io/endpointslices": "list watch", "namespaces": "list watch", "services": "list watch", "networking.k8s.io/servicecidrs": "list watch",
 		"networking.k8s.io/ingresses": "list watch", "networking.k8s.io/ingressclasses": "list watch", "tapestry.dev/addresspools": "list watch", "tapestry.dev/egressaddresses": "list watch",
-		"services/status": "patch", "networking.k8s.io/ingresses/status": "patch", "tapestry.dev/addresspools/status": "patch", "tapestry.dev/egressaddresses/status": "patch", "events": "create patch",
+		"tapestry.dev/l2advertisements": "list watch", "tapestry.dev/bgppeers": "list watch", "tapestry.dev/bgpadvertisements": "list watch",
+		"services/status": "patch", "networking.k8s.io/ingresses/status": "patch", "tapestry.dev/addresspools/status": "patch", "tapestry.dev/egressaddresses/status": "patch",
+		"tapestry.dev/l2advertisements/status": "patch", "tapestry.dev/bgppeers/status": "patch", "tapestry.dev/bgpadvertisements/status": "patch", "events": "create patch",
 	}
 	for name, want := range map[string]map[string]string{
 		"plain": {

@@ -35,7 +35,9 @@ func newSets(before *rules) sets {
 func (r *rules) eligible(ads []*ad, at *address) []string {
 	var b strings.Builder
 	for _, a := range ads {
-		b.WriteString(a.name)
+		b.WriteString(a.ref.Kind)
+		b.WriteByte(0)
+		b.WriteString(a.ref.Name)
 		b.WriteByte(0)
 	}
 	key := b.String()
@@ -67,11 +69,15 @@ func (r *rules) selected(ads []*ad) []announce.Node {
 	list := make([]announce.Node, 0, len(r.objs.Nodes))
 	for _, n := range r.objs.Nodes {
 		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-		stock := n.Annotations[kube.StockAnnotation] == "true" || n.Labels[kube.ExternalLabel] == "true"
 		chosen := slices.ContainsFunc(ads, func(a *ad) bool { return a.on.Matches(labels.Set(n.Labels)) })
-		list = append(list, announce.Node{Name: n.Name, Excluded: excluded || stock || !chosen, Leaving: kube.Leaving(n)})
+		list = append(list, announce.Node{Name: n.Name, Excluded: excluded || !hasAgent(n) || !chosen, Leaving: kube.Leaving(n)})
 	}
 	return list
+}
+
+// hasAgent reports whether a node is one of those that run an agent.
+func hasAgent(n *corev1.Node) bool {
+	return n.Annotations[kube.StockAnnotation] != "true" && n.Labels[kube.ExternalLabel] != "true"
 }
 
 // ranked returns the eligible nodes of an address in its order: as they were, where they are the same. With 50,000

@@ -6,34 +6,63 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
-// readPeers finds the routers of this node.
-func (r *rules) readPeers() {
-	taken := map[netip.AddrPort]string{}
+// router is a BGPPeer that can be understood.
+type router struct {
+	announce.Peer
+	on labels.Selector
+}
+
+func (p *router) ref() kube.Ref { return kube.Ref{Kind: "BGPPeer", Name: p.Name} }
+
+// readRouters finds the routers of all nodes.
+func (r *rules) readRouters() {
 	for _, obj := range r.objs.BGPPeers {
-		ref := kube.RefOf(obj)
-		on, ok := r.selector(ref, "spec.nodeSelector", obj.Spec.NodeSelector)
-		p, also := r.peer(obj)
-		if !ok || !also {
+		on, ok := r.selector(kube.RefOf(obj), "spec.nodeSelector", obj.Spec.NodeSelector)
+		if p, also := r.peer(obj); ok && also {
+			r.routers = append(r.routers, router{p, on})
+		}
+	}
+}
+
+// speaking returns the routers of a node with these labels: of several at one address the first. twice is called with
+// each of the others, and the one that is there already.
+func (r *rules) speaking(node labels.Set, twice func(p, first *router)) (list []*router) {
+	taken := map[netip.AddrPort]*router{}
+	for i := range r.routers {
+		p := &r.routers[i]
+		if !p.on.Matches(node) {
 			continue
 		}
-		if other, twice := taken[p.Address]; twice {
-			// Two of them may be meant for different nodes, so that this is no fault of the objects alone.
-			if r.self != nil && on.Matches(r.self) {
-				r.say.Errorf(ref, "spec.address", "%s is BGPPeer %q on node %s already: remove one of the two, or have them select different nodes", p.Address, other, r.node)
-			}
+		if first := taken[p.Address]; first != nil {
+			twice(p, first)
 			continue
 		}
-		if r.self == nil || !on.Matches(r.self) {
-			continue
-		}
-		taken[p.Address] = obj.Name
-		r.peers = append(r.peers, p)
+		taken[p.Address] = p
+		list = append(list, p)
+	}
+	return list
+}
+
+// isTaken is what is told of a router whose address is another one's on a node.
+const isTaken = "%s is BGPPeer %q on node %s already: remove one of the two, or have them select different nodes"
+
+// choosePeers finds the routers of this node.
+func (r *rules) choosePeers() {
+	if r.self == nil {
+		return
+	}
+	for _, p := range r.speaking(r.self, func(p, first *router) {
+		r.say.Errorf(p.ref(), "spec.address", isTaken, p.Address, first.Name, r.node)
+	}) {
+		r.peers = append(r.peers, p.Peer)
 	}
 }
 

@@ -26,8 +26,10 @@ type rules struct {
 	poolOf func(netip.Addr) string
 	links  []*ad // of ARP and NDP
 	routes []*ad // of BGP
-	peers  []announce.Peer
-	sets   sets
+	// routers are those of all nodes, in the order of BGPPeers, and peers those of this node.
+	routers []router
+	peers   []announce.Peer
+	sets    sets
 }
 
 // read returns the rules of a snapshot. before are those of the last one, or nil.
@@ -49,7 +51,8 @@ func read(node string, objs *kube.Objects, before *rules) *rules {
 		}
 	}
 	slices.Sort(r.down)
-	r.readPeers()
+	r.readRouters()
+	r.choosePeers()
 	for _, obj := range objs.L2Advertisements {
 		if a := r.read(obj, &obj.Spec.Announced); a != nil {
 			if r.self != nil && a.on.Matches(r.self) {
@@ -91,7 +94,7 @@ func down(n *corev1.Node) bool {
 
 // ad is an advertisement, read.
 type ad struct {
-	name     string   // with its kind
+	ref      kube.Ref
 	pools    []string // nil: all
 	services labels.Selector
 	on       labels.Selector
@@ -105,7 +108,7 @@ type ad struct {
 // read returns what an advertisement says, and nil when it cannot be understood.
 func (r *rules) read(obj kube.Object, a *v1alpha1.Announced) *ad {
 	ref := kube.RefOf(obj)
-	out := &ad{name: ref.String(), pools: a.Pools}
+	out := &ad{ref: ref, pools: a.Pools}
 	for _, name := range a.Pools {
 		if !slices.ContainsFunc(r.objs.AddressPools, func(p *v1alpha1.AddressPool) bool { return p.Name == name }) {
 			r.say.Warnf(ref, "spec.pools", "there is no AddressPool %q: make it, or remove the name", name)

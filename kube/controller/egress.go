@@ -2,7 +2,6 @@ package controller
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +21,7 @@ func EgressStatus(objs kube.Objects, at time.Time) kube.Objects {
 	for _, a := range egress.Read(&objs, translate.ServiceRanges(objs), new(kube.Report)) {
 		faults[a.Name] = a
 	}
-	objs.EgressAddresses = changed(objs.EgressAddresses, func(*v1alpha1.EgressAddress) bool { return true }, func(obj *v1alpha1.EgressAddress) {
+	objs.EgressAddresses = changed(objs.EgressAddresses, every, func(obj *v1alpha1.EgressAddress) {
 		a := faults[obj.Name]
 		n := len(announce.Eligible(a.Nodes, []announce.Needs{{}})) // none that is about to go
 		c := metav1.Condition{Type: v1alpha1.EgressReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: fmt.Sprintf("%d nodes can be the gateway", n)}
@@ -30,7 +29,7 @@ func EgressStatus(objs kube.Objects, at time.Time) kube.Objects {
 			c.Message = "one node can be the gateway: there is no other when it fails"
 		}
 		if len(a.Faults) > 0 {
-			c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Unusable", fmt.Sprintf("its pods reach nothing outside: %.4000s", strings.Join(a.Faults, "; "))
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Unusable", "its pods reach nothing outside: "+faultText(a.Faults)
 		}
 		setCondition(&obj.Status.Conditions, c, obj.Generation, now)
 	})

@@ -1,11 +1,8 @@
 package controller
 
 import (
-	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,7 +52,7 @@ func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) 
 			leave(svc)
 		}
 	})
-	objs.AddressPools = changed(objs.AddressPools, func(*v1alpha1.AddressPool) bool { return true }, func(p *v1alpha1.AddressPool) {
+	objs.AddressPools = changed(objs.AddressPools, every, func(p *v1alpha1.AddressPool) {
 		p.Status = poolStatus(p, plan.Pools[p.Name], now)
 	})
 	return objs, (&kube.Report{Problems: plan.Problems}).Sorted(objs.Origin)
@@ -63,25 +60,6 @@ func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) 
 
 func nameOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-}
-
-// changed returns list with copies of the objects that change makes others of. Only those that may is true for are
-// tried.
-func changed[T any, P interface {
-	*T
-	DeepCopy() P
-}](list []P, may func(P) bool, change func(P)) []P {
-	out := slices.Clone(list)
-	for i, obj := range list {
-		if !may(obj) {
-			continue
-		}
-		copied := obj.DeepCopy()
-		if change(copied); !reflect.DeepEqual(copied, obj) {
-			out[i] = copied
-		}
-	}
-	return out
 }
 
 // served reports whether a Service was given what it has from here. The finalizer of one of our class is ours, also
@@ -127,14 +105,6 @@ func serve(svc *corev1.Service, a *pools.Assignment, l *local, now metav1.Time) 
 	}
 }
 
-func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {
-	list = slices.DeleteFunc(list, func(c metav1.Condition) bool { return c.Type == kind })
-	if len(list) == 0 {
-		return nil
-	}
-	return list
-}
-
 // message says where the addresses are from. some is set when the status has not all of them.
 func message(a *pools.Assignment, some bool) string {
 	text := "from AddressPool " + a.Pool
@@ -148,21 +118,6 @@ func message(a *pools.Assignment, some bool) string {
 		text += "; " + a.Apart
 	}
 	return text
-}
-
-// setCondition sets a condition. A condition that says the same keeps its time, and does not become another object
-// only because the generation moved.
-func setCondition(list *[]metav1.Condition, c metav1.Condition, generation int64, now metav1.Time) {
-	old := meta.FindStatusCondition(*list, c.Type)
-	c.ObservedGeneration, c.LastTransitionTime = generation, now
-	if old != nil && old.Status == c.Status {
-		c.LastTransitionTime = old.LastTransitionTime
-	}
-	if old == nil {
-		*list = append(slices.Clip(*list), c)
-		return
-	}
-	*old = c
 }
 
 func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
@@ -211,7 +166,7 @@ func poolStatus(p *v1alpha1.AddressPool, u pools.Usage, now metav1.Time) v1alpha
 	s.Assigned, s.Free = u.Assigned, u.Free
 	ready := metav1.Condition{Type: v1alpha1.PoolReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "all of its addresses can be assigned"}
 	if len(u.Faults) > 0 {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Unusable", fmt.Sprintf("%.4000s", strings.Join(u.Faults, "; "))
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Unusable", faultText(u.Faults)
 	}
 	setCondition(&s.Conditions, ready, p.Generation, now)
 	free := metav1.Condition{Type: v1alpha1.PoolFree, Status: metav1.ConditionTrue, Reason: "Free", Message: "it has addresses to give"}

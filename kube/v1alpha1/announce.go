@@ -6,15 +6,21 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // answers for an address.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=l2adv,categories=tapestry
 // +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.pools`
 // +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.spec.interfaces`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type L2Advertisement struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec L2AdvertisementSpec `json:"spec"`
+	// +optional
+	Status AnnouncementStatus `json:"status,omitzero"`
 }
 
 // Announced says which addresses an advertisement is for, and on which nodes.
@@ -53,6 +59,41 @@ type L2AdvertisementSpec struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 }
 
+// AnnouncementStatus says how an L2Advertisement, a BGPPeer or a BGPAdvertisement is.
+type AnnouncementStatus struct {
+	// Conditions: Accepted is true when all of the object is understood, what it names is there, and it selects a node; it
+	// says otherwise what is wrong. Degraded, of a BGPPeer, is true while nodes report that something is wrong with their
+	// session. Nobody reports that a session is well: it is seen on the nodes ('tapestry status').
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Nodes is how many nodes with an agent announce by it, or have a session with the router, as far as the cluster's
+	// objects say.
+	//
+	// +optional
+	Nodes int64 `json:"nodes"`
+}
+
+// The conditions of L2Advertisements, BGPPeers and BGPAdvertisements. Only BGPPeers have Degraded.
+const (
+	AnnouncementAccepted = "Accepted"
+	PeerDegraded         = "Degraded"
+)
+
+// The reasons for which Accepted is false.
+const (
+	// ReasonInvalid: something in the object is not understood, and not used.
+	ReasonInvalid = "Invalid"
+	// ReasonNotFound: there is no AddressPool or BGPPeer of a name in it.
+	ReasonNotFound = "ReferenceNotFound"
+	// ReasonAddressTaken: another BGPPeer has the address on a node that both select.
+	ReasonAddressTaken = "AddressTaken"
+	// ReasonNoNode: no node is selected.
+	ReasonNoNode = "NoNode"
+)
+
 // L2AdvertisementList is a list of L2Advertisements.
 //
 // +kubebuilder:object:root=true
@@ -65,16 +106,22 @@ type L2AdvertisementList struct {
 // BGPPeer is a router with which nodes have a BGP session.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,categories=tapestry
 // +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.address`
 // +kubebuilder:printcolumn:name="ASN",type=integer,JSONPath=`.spec.peerASN`
 // +kubebuilder:printcolumn:name="My ASN",type=integer,JSONPath=`.spec.myASN`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Degraded",type=string,JSONPath=`.status.conditions[?(@.type=="Degraded")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type BGPPeer struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec BGPPeerSpec `json:"spec"`
+	// +optional
+	Status AnnouncementStatus `json:"status,omitzero"`
 }
 
 // BGPPeerSpec says how a router is reached, and by which nodes.
@@ -165,15 +212,21 @@ type BGPPeerList struct {
 // address tells the routers.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=bgpadv,categories=tapestry
 // +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.pools`
 // +kubebuilder:printcolumn:name="Peers",type=string,JSONPath=`.spec.peers`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type BGPAdvertisement struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec BGPAdvertisementSpec `json:"spec"`
+	// +optional
+	Status AnnouncementStatus `json:"status,omitzero"`
 }
 
 // BGPAdvertisementSpec says what is announced by BGP, to whom, and with which attributes.

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/test/await"
@@ -17,7 +20,6 @@ import (
 func TestAnnouncementsAreValidated(t *testing.T) {
 	p := start(t)
 	p.apply("CustomResourceDefinition")
-	const group = "/apis/tapestry.dev/v1alpha1/"
 	await.Until(t, "the kinds to be served", func() bool {
 		for _, list := range []string{"l2advertisements", "bgppeers", "bgpadvertisements", "egressaddresses"} {
 			if p.call(http.MethodGet, group+list, nil, nil) != nil {
@@ -65,5 +67,100 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 	}
 	if err := post("BGPAdvertisement", `{}`, &adv); err != nil || adv.Spec.AggregationLength != 32 || adv.Spec.AggregationLengthV6 != 128 {
 		t.Errorf("%v, %+v", err, adv.Spec)
+	}
+}
+
+// TestAnnouncementStatus: with the rights of the manifests, a controller says on L2Advertisements, BGPPeers and
+// BGPAdvertisements how they stand and what nodes report, in the columns that are printed too, and writes nothing while
+// nothing changes.
+func TestAnnouncementStatus(t *testing.T) {
+	p := start(t)
+	p.controllerRights()
+	p.node("n1", "192.0.2.1")
+	stop := newProcess(t, p, "c1").decides(t)
+	for _, obj := range []struct{ kind, name, spec string }{
+		{"L2Advertisement", "lan", `{"pools":["public"]}`},
+		{"BGPPeer", "tor", `{"address":"203.0.113.1","peerASN":64512,"myASN":65000,"passwordKey":"tor"}`},
+		{"BGPAdvertisement", "hosts", `{"peers":["tor","spine"],"nodeSelector":{"matchLabels":{"rack":"z"}}}`},
+	} {
+		p.must(http.MethodPost, group+kube.KindNamed(obj.kind).Resource(), json.RawMessage(fmt.Sprintf(`{"apiVersion":"tapestry.dev/v1alpha1","kind":%q,"metadata":{"name":%q},"spec":%s}`, obj.kind, obj.name, obj.spec)), nil)
+	}
+	type object struct {
+		metav1.ObjectMeta `json:"metadata"`
+		Status            v1alpha1.AnnouncementStatus `json:"status"`
+	}
+	// is waits until an object has a condition with a text in it, for its present generation, and returns the object.
+	is := func(list, name, condition, reason, text string) (o object) {
+		t.Helper()
+		await.Until(t, name+" to say "+condition+" "+reason, func() bool {
+			o = object{}
+			p.must(http.MethodGet, group+list+"/"+name, nil, &o)
+			c := apimeta.FindStatusCondition(o.Status.Conditions, condition)
+			return c != nil && c.Reason == reason && strings.Contains(c.Message, text) && c.ObservedGeneration == o.Generation && !c.LastTransitionTime.IsZero()
+		})
+		return o
+	}
+	is("l2advertisements", "lan", v1alpha1.AnnouncementAccepted, v1alpha1.ReasonNotFound, `there is no AddressPool "public"`)
+	if o := is("bgppeers", "tor", v1alpha1.PeerDegraded, "NothingReported", ""); o.Status.Nodes != 1 || !apimeta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AnnouncementAccepted) {
+		t.Errorf("the BGPPeer says %+v", o.Status)
+	}
+	if o := is("bgpadvertisements", "hosts", v1alpha1.AnnouncementAccepted, v1alpha1.ReasonNotFound, `spec.peers: there is no BGPPeer "spine"`); o.Status.Nodes != 0 {
+		t.Errorf("the BGPAdvertisement says %+v", o.Status)
+	}
+
+	// What is wrong is put right, and a node reports a fault, as its agent does.
+	p.must(http.MethodPost, addressPools, addressPool("public", v1alpha1.AddressPoolSpec{Addresses: []string{"198.51.100.0/28"}}), nil)
+	p.must(http.MethodPatch, group+"bgpadvertisements/hosts", map[string]any{"spec": map[string]any{"peers": []string{"tor"}, "nodeSelector": nil}}, nil)
+	status := kube.NodeStatus{Problems: []kube.Problem{{Severity: kube.Error, Object: kube.Ref{Kind: "BGPPeer", Name: "tor"}, Message: "on node n1: no session", Reason: kube.SessionFault}}}
+	p.must(http.MethodPatch, "/api/v1/nodes/n1", map[string]any{"metadata": map[string]any{"annotations": status.Annotations()}}, nil)
+	is("l2advertisements", "lan", v1alpha1.AnnouncementAccepted, "Accepted", "")
+	hosts := is("bgpadvertisements", "hosts", v1alpha1.AnnouncementAccepted, "Accepted", "")
+	tor := is("bgppeers", "tor", v1alpha1.PeerDegraded, kube.SessionFault, "one node reports it: node n1: no session")
+	if hosts.Generation != 2 || tor.Generation != 1 {
+		t.Errorf("the generations are %d and %d: a status counts as a change of the spec", hosts.Generation, tor.Generation)
+	}
+
+	// A decision about something else writes none of them again.
+	p.must(http.MethodPost, services, loadBalancer("a"), nil)
+	p.addressOf("a")
+	stop()
+	newProcess(t, p, "c2").decides(t)
+	p.must(http.MethodPost, services, loadBalancer("b"), nil)
+	p.addressOf("b")
+	for _, before := range []struct {
+		list string
+		object
+	}{{"bgpadvertisements", hosts}, {"bgppeers", tor}} {
+		var now object
+		p.must(http.MethodGet, group+before.list+"/"+before.Name, nil, &now)
+		if now.ResourceVersion != before.ResourceVersion {
+			t.Errorf("%s is written again: %+v", before.Name, now.Status)
+		}
+	}
+
+	// Nobody else may write it: an agent may not, nor may the controller change a spec.
+	for who, path := range map[string]string{"tapestry": "/status", "tapestry-controller": ""} {
+		err := p.as(p.credentialsOf(who, "n1")).call(http.MethodPatch, group+"bgppeers/tor"+path, map[string]any{"metadata": map[string]any{"labels": map[string]string{"a": "b"}}}, nil)
+		if err == nil || !strings.Contains(err.Error(), "forbidden") {
+			t.Errorf("%s: %v, want it forbidden", who, err)
+		}
+	}
+
+	var table metav1.Table
+	printed, err := p.rest.Get().AbsPath(group+"bgppeers/tor").SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(printed, &table); err != nil {
+		t.Fatal(err)
+	}
+	var columns []string
+	for i, c := range table.ColumnDefinitions {
+		if c.Name != "Age" {
+			columns = append(columns, fmt.Sprintf("%s=%v", c.Name, table.Rows[0].Cells[i]))
+		}
+	}
+	if got, want := strings.Join(columns, " "), "Name=tor Address=203.0.113.1 ASN=64512 My ASN=65000 Nodes=1 Accepted=True Degraded=True"; got != want {
+		t.Errorf("printed are %s, want %s", got, want)
 	}
 }

@@ -24,7 +24,10 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-const addressPools = "/apis/tapestry.dev/v1alpha1/addresspools"
+const (
+	group        = "/apis/tapestry.dev/v1alpha1/"
+	addressPools = group + "addresspools"
+)
 
 // process is a controller with the rights of a real one: the token of a pod of the Deployment's service account.
 type process struct {
@@ -48,7 +51,7 @@ func newProcess(t *testing.T, p *controlPlane, name string) *process {
 	t.Cleanup(func() { cancel(); running.Wait(); to.Close() })
 	decide := func(objs kube.Objects) (kube.Objects, []kube.Problem) {
 		out, problems := controller.LoadBalancers(objs, controller.Options{Default: true, Now: time.Now()})
-		return controller.IngressStatus(out), problems
+		return controller.AnnounceStatus(controller.IngressStatus(out), time.Now()), problems
 	}
 	return &process{
 		elector: lease.Elector{Namespace: "kube-system", Name: "tapestry-controller", Identity: name, Rest: to.Rest, Log: log},
@@ -71,7 +74,9 @@ func (p *controlPlane) controllerRights() {
 	p.t.Helper()
 	p.rights()
 	p.apply("CustomResourceDefinition", "Role", "RoleBinding", "IngressClass")
-	await.Until(p.t, "AddressPools are served", func() bool { return p.call(http.MethodGet, addressPools, nil, nil) == nil })
+	for _, list := range []string{"addresspools", "l2advertisements", "bgppeers", "bgpadvertisements", "egressaddresses"} {
+		await.Until(p.t, list+" are served", func() bool { return p.call(http.MethodGet, group+list, nil, nil) == nil })
+	}
 }
 
 func addressPool(name string, spec v1alpha1.AddressPoolSpec) *v1alpha1.AddressPool {

@@ -44,9 +44,9 @@ func Command() *cli.Command {
 	return &cli.Command{
 		Name:  "controller",
 		Usage: "decide what is decided once for a cluster: addresses of load balancers, and status",
-		Description: `Gives Services of type LoadBalancer addresses of AddressPools, and Services, Ingresses, AddressPools and EgressAddresses their
-status. Any number of these processes may run; one of them leads. Agents need none of it to carry packets: without a controller everything
-goes on as it is, and only new load balancers wait.`,
+		Description: `Gives Services of type LoadBalancer addresses of AddressPools, and Services, Ingresses and the objects of
+tapestry.dev their status. Any number of these processes may run; one of them leads. Agents need none of it to carry packets: without a
+controller everything goes on as it is, and only new load balancers wait.`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "api-server", Category: source, Usage: "`URL` of an API server, like https://10.0.0.1:6443; repeatable", Destination: &c.apiServers},
 			&cli.StringFlag{Name: "kubeconfig", Category: source, Usage: "`FILE` with credentials for the API server (default: those of a pod)", Destination: &c.connect.Kubeconfig},
@@ -114,8 +114,10 @@ func (c *config) run(ctx context.Context) error {
 
 // decide makes all decisions.
 func (c *config) decide(objs kube.Objects) (kube.Objects, []kube.Problem) {
-	out, problems := controller.LoadBalancers(objs, controller.Options{Default: c.defaultLB, Now: time.Now()})
-	out = controller.EgressStatus(controller.PortsServed(out, time.Now()), time.Now())
+	now := time.Now()
+	out, problems := controller.LoadBalancers(objs, controller.Options{Default: c.defaultLB, Now: now})
+	out = controller.PortsServed(out, now)
+	out = controller.AnnounceStatus(controller.EgressStatus(out, now), now)
 	if c.ingress {
 		out = controller.IngressStatus(out)
 	}

@@ -138,15 +138,16 @@ func (w *work) services() {
 }
 
 // loadBalancers gives Services of type LoadBalancer their addresses, as 'tapestry controller' does in a cluster. They
-// keep what they have.
+// keep what they have. Our own kinds get their status, once for a plan, since it says when it became what it is.
 func (w *work) loadBalancers() {
 	for _, s := range w.objects.Services {
 		if old, ok := w.old.services[serviceKey(s)]; ok && len(s.Status.LoadBalancer.Ingress) == 0 {
 			s.Status = *old.Status.DeepCopy()
 		}
 	}
-	out, problems := controller.LoadBalancers(w.objects, controller.Options{Default: true, Now: time.Now()})
-	w.objects = out
+	now := time.Now()
+	out, problems := controller.LoadBalancers(w.objects, controller.Options{Default: true, Now: now})
+	w.objects = controller.AnnounceStatus(controller.EgressStatus(out, now), now)
 	for _, p := range problems {
 		w.warnings = append(w.warnings, p.String())
 	}

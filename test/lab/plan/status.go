@@ -59,7 +59,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 	if slices.ContainsFunc(out.Services, kube.LocalBalancer) { // they were decided about before there were endpoints
 		out, _ = controller.LoadBalancers(out, controller.Options{Default: true, Now: time.Now()})
 	}
-	return controller.EgressStatus(controller.IngressStatus(out), time.Now())
+	return controller.IngressStatus(out)
 }
 
 // MTU returns the MTU of pods over an underlay of the given MTU, both in bytes.

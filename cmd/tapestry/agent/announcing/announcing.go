@@ -253,8 +253,9 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 	if a.o.Node() == nil {
 		return nil
 	}
-	add := func(ref kube.Ref, text string) {
+	add := func(ref kube.Ref, text string) *kube.Problem {
 		list = append(list, kube.Problem{Severity: kube.Error, Object: ref, Message: fmt.Sprintf("on node %s: %s", a.o.Name, text)})
+		return &list[len(list)-1]
 	}
 	plan := a.o.Plan()
 	claims, sessions := a.said()
@@ -273,7 +274,7 @@ func (a *Announcing) Problems() (list []kube.Problem) {
 	}
 	for _, s := range sessions {
 		if s.Problem != "" {
-			add(kube.Ref{Kind: "BGPPeer", Name: s.Peer}, s.Problem)
+			add(kube.Ref{Kind: "BGPPeer", Name: s.Peer}, s.Problem).Reason = kube.SessionFault
 		}
 	}
 	for _, t := range a.lacking() {

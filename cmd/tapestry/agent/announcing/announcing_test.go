@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/announce"
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/overlay"
 )
@@ -144,6 +145,9 @@ func TestTold(t *testing.T) {
 		var got []string
 		for _, p := range w.Problems() {
 			got = append(got, p.String())
+			if wants := map[string]string{"BGPPeer": kube.SessionFault}[p.Object.Kind]; p.Reason != wants {
+				t.Errorf("%s has the reason %q, want %q", p, p.Reason, wants)
+			}
 		}
 		want := "BGPPeer tor: on node self: its password is wrong|Service d/web: on node self: somebody else has it"
 		if strings.Join(got, "|") != want {

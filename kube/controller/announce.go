@@ -1,0 +1,47 @@
+package controller
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/advertise"
+	"tapestry.dev/tapestry/kube/v1alpha1"
+)
+
+// AnnounceStatus gives L2Advertisements, BGPPeers and BGPAdvertisements their status. It returns a new snapshot with
+// changed copies of those that have another one. What is wrong with them is told as Events by the agents, who find the
+// same. How sessions are is known to the nodes alone; what they report of BGPPeers is repeated.
+func AnnounceStatus(objs kube.Objects, at time.Time) kube.Objects {
+	now := metav1.NewTime(at.Truncate(time.Second))
+	standings := advertise.Standings(&objs)
+	accept := func(obj kube.Object, status *v1alpha1.AnnouncementStatus) {
+		s := standings[kube.RefOf(obj)]
+		c := metav1.Condition{Type: v1alpha1.AnnouncementAccepted, Status: metav1.ConditionTrue, Reason: "Accepted", Message: "all of it is used"}
+		if len(s.Faults) > 0 {
+			c.Status, c.Reason, c.Message = metav1.ConditionFalse, s.Reason, faultText(s.Faults)
+		}
+		status.Nodes = int64(s.Nodes)
+		setCondition(&status.Conditions, c, obj.GetGeneration(), now)
+	}
+	objs.L2Advertisements = changed(objs.L2Advertisements, every, func(o *v1alpha1.L2Advertisement) { accept(o, &o.Status) })
+	objs.BGPAdvertisements = changed(objs.BGPAdvertisements, every, func(o *v1alpha1.BGPAdvertisement) { accept(o, &o.Status) })
+	said := map[kube.Ref][]string{}
+	if len(objs.BGPPeers) > 0 {
+		said = reports(objs.Nodes, "BGPPeer", kube.SessionFault)
+	}
+	objs.BGPPeers = changed(objs.BGPPeers, every, func(o *v1alpha1.BGPPeer) {
+		accept(o, &o.Status)
+		c := metav1.Condition{Type: v1alpha1.PeerDegraded, Status: metav1.ConditionFalse, Reason: "NothingReported", Message: "no node reports that anything is wrong with its session"}
+		if list := said[kube.RefOf(o)]; len(list) > 0 {
+			c.Status, c.Reason, c.Message = metav1.ConditionTrue, kube.SessionFault, "one node reports it: "+list[0]
+			if n := len(list); n > 1 {
+				c.Message = fmt.Sprintf("%d nodes report it: %s", n, reportText(list))
+			}
+		}
+		setCondition(&o.Status.Conditions, c, o.Generation, now)
+	})
+	return objs
+}
