@@ -76,6 +76,15 @@ func TestControllerRights(t *testing.T) {
 	} {
 		c.all(t, request{"to read what it decides by", http.MethodGet, path, nil, ""})
 	}
+	for _, plural := range []string{"l2advertisements", "bgppeers", "bgpadvertisements"} {
+		path := "/apis/tapestry.dev/v1alpha1/" + plural
+		c.all(t,
+			request{"to read " + plural, http.MethodGet, path, nil, ""},
+			request{"the status of one of " + plural + ", of which there is none", http.MethodPatch, path + "/none/status", map[string]any{}, "not found"},
+			request{"the spec of one", http.MethodPatch, path + "/none", map[string]any{}, forbidden},
+			request{"one of " + plural + " goes", http.MethodDelete, path + "/none", nil, forbidden},
+		)
+	}
 	balancer := map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": []any{map[string]string{"ip": "192.0.2.1"}}}}}
 	lease := func(name string) any { return map[string]any{"metadata": map[string]string{"name": name}} }
 	c.all(t,
