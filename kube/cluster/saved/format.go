@@ -12,14 +12,12 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"tapestry.dev/tapestry/kube"
 )
 
 // Version is the version of the format, and of what package strip leaves of objects: it changes with both. A test in
 // package cluster says when.
-const Version = 6
+const Version = 7
 
 // first begins the first line of the file; the version ends it.
 const first = "tapestry-objects "
@@ -49,13 +47,34 @@ type message interface {
 	Unmarshal([]byte) error
 }
 
-// messageOf returns the part of an object that is kept: its metadata when its type has no form in protobuf.
+// messageOf returns an object as what is kept of it.
 func messageOf(obj kube.Object) message {
 	if m, ok := obj.(message); ok {
 		return m
 	}
-	return obj.(metav1.ObjectMetaAccessor).GetObjectMeta().(*metav1.ObjectMeta)
+	return &asJSON{obj: obj}
 }
+
+// asJSON is an object whose type has no form in protobuf.
+type asJSON struct {
+	obj  kube.Object
+	data []byte // once its size was asked for
+	err  error
+}
+
+// Size returns the size of the object as JSON.
+func (j *asJSON) Size() int {
+	j.data, j.err = json.Marshal(j.obj)
+	return len(j.data)
+}
+
+// MarshalToSizedBuffer copies the object, whose size was asked for, to the end of b.
+func (j *asJSON) MarshalToSizedBuffer(b []byte) (int, error) {
+	return copy(b[len(b)-len(j.data):], j.data), j.err
+}
+
+// Unmarshal reads the object.
+func (j *asJSON) Unmarshal(data []byte) error { return json.Unmarshal(data, j.obj) }
 
 var errTooLarge = fmt.Errorf("it is larger than %d MiB", maxBytes>>20)
 

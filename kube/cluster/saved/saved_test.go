@@ -47,6 +47,7 @@ func oneOfEach() *kube.Objects {
 	}
 	all.Add(node("10.244.1.0/24"), "")
 	objs := all.Objects()
+	objs.EgressAddresses[0].Spec.Addresses = []string{"192.0.2.77"}
 	objs.Secrets[0].Data = map[string][]byte{corev1.TLSPrivateKeyKey: []byte("hidden")}
 	objs.Sort()
 	return &objs
