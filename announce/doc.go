@@ -21,7 +21,7 @@
 // so that the beats of a cluster grow with the addresses and not with the square of the nodes. Of others it believes
 // what Kubernetes says.
 //
-// Times: beats go every overlay.BeatEvery. A node that has not answered for Patience is passed over. An announcer whose agent is
-// away goes on for Patience, and an agent that was just started takes every node for one that answers for as long, so
-// that a restart moves nothing.
+// Times: beats go every overlay.BeatEvery. A node that has not answered for Patience is passed over. An announcer whose
+// agent is away goes on for Patience, and an agent that was just started takes every node for one that answers for as
+// long, so that a restart moves nothing.
 package announce

@@ -59,11 +59,11 @@
 // A packet is translated once, on the node where its flow enters, so that no two nodes share state. What leaves from an
 // egress address gets that as its source there, and a free port on the node by which it leaves (exits.go). The other
 // exception is a SYN that a Service led from another node to an endpoint of this node which gets no new connections any
-// more: this node knows that first, and steers the SYN to another endpoint (Options.Steer) if the Policy permits it. The
-// other node marks such SYNs inside the tunnel, by a reserved bit of the TCP header, and this node removes the mark; what
-// arrives as IP-in-IP is led by a Service anyway. So nobody who asks for a pod itself gets another one. What goes on to a
-// third node has this node's stack address as its source, so that answers come back here, and no mark, so that nothing
-// is steered twice.
+// more: this node knows that first, and steers the SYN to another endpoint (Options.Steer) if the Policy permits it.
+// The other node marks such SYNs inside the tunnel, by a reserved bit of the TCP header, and this node removes the
+// mark; what arrives as IP-in-IP is led by a Service anyway. So nobody who asks for a pod itself gets another one. What
+// goes on to a third node has this node's stack address as its source, so that answers come back here, and no mark, so
+// that nothing is steered twice.
 //
 // A backend may refuse a connection that a Service led to it. Then the node that translated the SYN sends it to another
 // one, and the client hears of the refusal only when there is no other (another.go). A backend may also give up what it

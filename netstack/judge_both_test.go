@@ -6,8 +6,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// TestPolicyKnowsClients: a connection of which nothing is known is judged one way if it goes to a Service, or comes from
-// another node's host socket: then it is known who has begun it.
+// TestPolicyKnowsClients: a connection of which nothing is known is judged one way if it goes to a Service, or comes
+// from another node's host socket: then it is known who has begun it.
 func TestPolicyKnowsClients(t *testing.T) {
 	for name, c := range map[string]struct{ from, src, dst, at, wants, denied string }{
 		"to a Service":               {"a", "10.244.1.10:1000", "10.96.0.1:80", "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 A", "10.244.1.10"},

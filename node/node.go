@@ -258,9 +258,9 @@ func (n *Node) KeepAgain() { n.path.Stack().KeepAgain() }
 // finish after Close is called. All of Close has to fit into terminationGracePeriodSeconds of deploy/.
 const drainTime = 5 * time.Second
 
-// Close ends the Node. Requests through Ingress, and connections of node ports with the PROXY protocol, get drainTime to
-// finish, in which everything else goes on. Translated connections, and relayed ones that are held, go on in the next
-// Node that has the same Flows.
+// Close ends the Node. Requests through Ingress, and connections of node ports that end with the Node, get drainTime
+// to finish, in which everything else goes on. Translated connections, and relayed ones that are held, go on in the
+// next Node that has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()

@@ -74,7 +74,8 @@ func (n *Node) who(client netip.AddrPort) netip.Addr {
 	return client.Addr()
 }
 
-// permits says whether a client may reach an endpoint over TCP. Ingress asks it, since endpoints do not see its clients.
+// permits says whether a client may reach an endpoint over TCP. Ingress asks it, since endpoints do not see its
+// clients.
 func (n *Node) permits(client netip.Addr, endpoint netip.AddrPort) ingress.Permission {
 	t := n.policy.Load()
 	if t == nil {

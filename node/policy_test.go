@@ -190,7 +190,7 @@ func TestPolicyOfIngress(t *testing.T) {
 		{[]*policy.Policy{only(far, nil)}, []*nodetest.Pod{near, far}, []string{near.Name}},
 		{[]*policy.Policy{only(near, nil)}, []*nodetest.Pod{near}, []string{near.Name}}, // the node itself may
 		{[]*policy.Policy{only(far, nil, "127.0.0.0/8")}, []*nodetest.Pod{far}, nil},
-		{[]*policy.Policy{only(far, nil, m.Addr.String()+"/32")}, []*nodetest.Pod{far}, []string{far.Name}}, // as whom a process of the node is seen
+		{[]*policy.Policy{only(far, nil, m.Addr.String()+"/32")}, []*nodetest.Pod{far}, []string{far.Name}}, // so the node is seen
 	} {
 		c.Policies = step.policies
 		c.Serve(web(0, step.to...))

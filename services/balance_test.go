@@ -99,7 +99,8 @@ func TestMaglevOnAllNodes(t *testing.T) {
 	}
 }
 
-// From outside, too, it is the same on every node: a client that asks another node's node port comes to the same backend.
+// From outside, too, it is the same on every node: a client that asks another node's node port comes to the same
+// backend.
 func TestMaglevAtNodePorts(t *testing.T) {
 	for _, m := range []balance.Method{balance.Maglev, balance.Hash} {
 		s := balanced(10, m)

@@ -9,11 +9,11 @@ import (
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
-// Standing is how an L2Advertisement, a BGPPeer or a BGPAdvertisement stands by the objects of the cluster alone, whatever
-// announcers there are.
+// Standing is how an L2Advertisement, a BGPPeer or a BGPAdvertisement stands by the objects of the cluster alone,
+// whatever announcers there are.
 type Standing struct {
-	// Nodes is how many nodes with an agent it selects. Those that an advertisement may not have announce are not counted,
-	// nor those that have another router at the address of a BGPPeer.
+	// Nodes is how many nodes with an agent it selects. Those that an advertisement may not have announce are not
+	// counted, nor those that have another router at the address of a BGPPeer.
 	Nodes int
 	// Faults are sentences, each with its field before it, in no order that matters. None: all of it is used.
 	Faults []string

@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 )
 
-// nodes has two nodes in rack a, one in rack b, one that may not announce load balancers, one that is another network's,
-// and one without a label.
+// nodes has two nodes in rack a, one in rack b, one that may not announce load balancers, one that is another
+// network's, and one without a label.
 const nodes = `
 {apiVersion: v1, kind: Node, metadata: {name: n1, labels: {rack: a}}}
 ---

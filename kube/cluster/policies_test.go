@@ -77,7 +77,7 @@ func TestPoliciesWait(t *testing.T) {
 	v := see(t, s, func(o *Options) { o.policiesWait = time.Hour })
 	v.until("a node", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.Nodes) == 1 })
 	alone := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "y", Name: "alone"}}
-	beside := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "beside"}} // p permits what this one does not
+	beside := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "beside"}}
 	s.Put(networkPolicy("p"), alone, beside)
 	v.until("the policy that needs no pods", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return len(objs.NetworkPolicies) == 1 && objs.NetworkPolicies[0].Name == "alone" && tells(problems, "not in force yet", "Namespaces")

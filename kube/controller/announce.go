@@ -28,10 +28,7 @@ func AnnounceStatus(objs kube.Objects, at time.Time) kube.Objects {
 	}
 	objs.L2Advertisements = changed(objs.L2Advertisements, every, func(o *v1alpha1.L2Advertisement) { accept(o, &o.Status) })
 	objs.BGPAdvertisements = changed(objs.BGPAdvertisements, every, func(o *v1alpha1.BGPAdvertisement) { accept(o, &o.Status) })
-	said := map[kube.Ref][]string{}
-	if len(objs.BGPPeers) > 0 {
-		said = reports(objs.Nodes, "BGPPeer", kube.SessionFault)
-	}
+	said := reports(objs.Nodes, "BGPPeer", kube.SessionFault)
 	objs.BGPPeers = changed(objs.BGPPeers, every, func(o *v1alpha1.BGPPeer) {
 		accept(o, &o.Status)
 		c := metav1.Condition{Type: v1alpha1.PeerDegraded, Status: metav1.ConditionFalse, Reason: "NothingReported", Message: "no node reports that anything is wrong with its session"}

@@ -34,8 +34,7 @@ func changed[T any, P interface {
 // every is the may of changed by which all objects are tried.
 func every[P any](P) bool { return true }
 
-// setCondition sets a condition. A condition that says the same keeps its time, and does not become another object
-// only because the generation moved.
+// setCondition sets a condition. One whose status is the same as before keeps its time.
 func setCondition(list *[]metav1.Condition, c metav1.Condition, generation int64, now metav1.Time) {
 	old := meta.FindStatusCondition(*list, c.Type)
 	c.ObservedGeneration, c.LastTransitionTime = generation, now

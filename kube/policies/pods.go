@@ -20,7 +20,7 @@ func podOf(obj *corev1.Pod) *policy.Pod {
 		if obj.Spec.NodeName == "" {
 			break // nobody has given it an address
 		}
-		if a, err := netip.ParseAddr(text); err == nil { // what is wrong with others is told where they are read for Services
+		if a, err := netip.ParseAddr(text); err == nil { // others are told elsewhere
 			p.Addrs = append(p.Addrs, a.Unmap())
 		}
 	}

@@ -61,9 +61,9 @@ type L2AdvertisementSpec struct {
 
 // AnnouncementStatus says how an L2Advertisement, a BGPPeer or a BGPAdvertisement is.
 type AnnouncementStatus struct {
-	// Conditions: Accepted is true when all of the object is understood, what it names is there, and it selects a node; it
-	// says otherwise what is wrong. Degraded, of a BGPPeer, is true while nodes report that something is wrong with their
-	// session. Nobody reports that a session is well: it is seen on the nodes ('tapestry status').
+	// Conditions: Accepted is true when all of the object is understood, what it names is there, and it selects a node;
+	// it says otherwise what is wrong. Degraded, of a BGPPeer, is true while nodes report that something is wrong with
+	// their session. Nobody reports that a session is well: it is seen on the nodes ('tapestry status').
 	//
 	// +optional
 	// +listType=map

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/roll"
 )
 
-// large returns a Config with n policies that all select each pod of this node, ten ranges and a term of its own in
+// large returns a Config with n policies that all select each pod of this node, ten ranges and a selector of its own in
 // each, and as many pods elsewhere as others says.
 func large(n, others int) Config {
 	var c Config
@@ -46,7 +46,7 @@ func otherPod(i, app int) *Pod {
 
 // flowsOf are flows of each way that a Table decides.
 var flowsOf = map[string]Flow{
-	"by a term":    {Src: at("10.1.0.7"), Proto: packet.TCP, Port: 1007, Toward: End{Kind: OwnPod, Name: "a/own007"}},
+	"by labels":    {Src: at("10.1.0.7"), Proto: packet.TCP, Port: 1007, Toward: End{Kind: OwnPod, Name: "a/own007"}},
 	"by a range":   {Src: at("100.20.7.1"), Proto: packet.TCP, Port: 443, Toward: End{Kind: OwnPod, Name: "a/own007"}},
 	"denied":       {Src: at("100.20.7.9"), Proto: packet.TCP, Port: 443, Toward: End{Kind: OwnPod, Name: "a/own007"}},
 	"between pods": {Src: at("10.0.0.1"), Dst: at("10.0.0.7"), Proto: packet.TCP, Port: 443, From: End{Kind: OwnPod, Name: "a/own001"}, Toward: End{Kind: OwnPod, Name: "a/own007"}},

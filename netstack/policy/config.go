@@ -46,8 +46,8 @@ type Pod struct {
 	Namespace, Name string
 	// UID tells the pod from others that have its name before or after it; "" if it is not known.
 	UID string
-	// Node is the node where it is: addresses outside of that node's ranges are not believed. It is "" for what a node does
-	// in place of pods, which may have any.
+	// Node is the node where it is: addresses outside of that node's ranges are not believed. It is "" for what a node
+	// does in place of pods, which may have any.
 	Node   string
 	Labels Labels
 	// Addrs are its own addresses; none for a pod that uses the network of its node.
@@ -141,8 +141,8 @@ type Flow struct {
 	// Both asks to judge the ingress of a pod of another node as well, since that node will not see Src. Then Toward is
 	// InCluster if Dst lies in the cluster, since an address of the cluster that no known pod has is not judged yet.
 	Both bool
-	// Steered asks to judge the egress of a pod of another node as well: that node has led the flow to another pod, and has
-	// judged it for that one. If it was its agent that led the flow there, nobody here knows for whom.
+	// Steered asks to judge the egress of a pod of another node as well: that node has led the flow to another pod, and
+	// has judged it for that one. If it was its agent that led the flow there, nobody here knows for whom.
 	Steered bool
 }
 

@@ -25,8 +25,8 @@ func (t *Table) judgeElsewhere(f *Flow) Ruling {
 	return t.judgeFor(to, &from, f, false)
 }
 
-// judgeSteered judges what the node of a flow's sender has judged for another destination: the egress of a pod there. Of
-// a connection of its agent nobody here knows the client, so it may only go to a pod that permits everybody.
+// judgeSteered judges what the node of a flow's sender has judged for another destination: the egress of a pod there.
+// Of a connection of its agent nobody here knows the client, so it may only go to a pod that permits everybody.
 func (t *Table) judgeSteered(f *Flow) Ruling {
 	from := t.at(&f.Src)
 	switch {
@@ -66,8 +66,8 @@ func (t *Table) isStranger(e *End, a *packet.Addr) bool {
 	return e.Kind == InCluster && !t.nodes.have(a)
 }
 
-// judgeFor judges one direction of a flow for a pod of another node. who is at the other end, nil for nobody that a rule
-// names.
+// judgeFor judges one direction of a flow for a pod of another node. who is at the other end, nil for nobody that a
+// rule names.
 func (t *Table) judgeFor(p *person, who *other, f *Flow, egress bool) Ruling {
 	r := t.policies.of[p.pod.Namespace]
 	if r == nil {

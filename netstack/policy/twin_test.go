@@ -68,7 +68,7 @@ func slowStranger(c *Config, e *End, a packet.Addr, egress bool) Verdict {
 // slowSteered judges what the node of the sender has judged for another destination.
 func slowSteered(c *Config, f *Flow) Verdict {
 	for _, n := range c.Nodes {
-		if slices.Contains(n.Agent, f.Src.Netip()) { // for whom? so judge for somebody whom only rules for everybody name
+		if slices.Contains(n.Agent, f.Src.Netip()) { // for somebody whom only rules for everybody name
 			closed := *c
 			closed.Policies = nil
 			for _, p := range c.Policies {

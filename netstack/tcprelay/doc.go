@@ -54,8 +54,8 @@
 //
 // # Who is behind a socket
 //
-// A server of the host itself sees an address of the host as the client of a pod's connection. The Relay knows which pod
-// it is (Behind), from before the server can accept the connection until a minute after its end.
+// A server of the host itself sees an address of the host as the client of a pod's connection. The Relay knows which
+// pod it is (Behind), from before the server can accept the connection until a minute after its end.
 //
 // # How it ends
 //

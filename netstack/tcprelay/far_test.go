@@ -296,8 +296,9 @@ func TestFarResumed(t *testing.T) {
 	}
 }
 
-// What a far pod has sent while no Relay ran is lost. The next one has its kernel send that again at once: an ICMP error
-// quotes the first number that is not acknowledged. A pod of this node, whose frames wait in its TAP, is told nothing.
+// What a far pod has sent while no Relay ran is lost. The next one has its kernel send that again at once: an ICMP
+// error quotes the first number that is not acknowledged. A pod of this node, whose frames wait in its TAP, is told
+// nothing.
 func TestFarHurries(t *testing.T) {
 	for _, far := range []bool{true, false} {
 		sh := newShelf(t, 4)

@@ -31,8 +31,9 @@
 // whose turn comes at once is joined to its backend there (adopt): no goroutine is woken for it, then or later. Without
 // it, and for clients that wait or are not joined, there is a goroutine for each.
 //
-// The end. Connections that Join and Adopt carry may outlive the Proxy, the others end with it. Drain lets those finish,
-// and stops only sockets of the PROXY protocol, all of whose connections are such. Close resets what has not finished.
+// The end. Connections that Join and Adopt carry may outlive the Proxy, the others end with it. Drain lets those
+// finish, and stops only sockets of the PROXY protocol, all of whose connections are such. Close resets what has not
+// finished.
 //
 // Opening in turn. To open a connection to a backend costs much more than to accept a client, who may reset it at once.
 // So accepted clients wait in a line in which each client's network has its turn after the others (openings), and for

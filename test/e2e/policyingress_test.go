@@ -16,8 +16,8 @@ func unprobedYAML(name, node string) string {
 	return yaml[:strings.Index(yaml, "    readinessProbe")]
 }
 
-// TestPolicyOfIngressWithoutHostTAP: pods reach the Ingress of a node without a host TAP through a host socket, which has
-// the node's address. They are judged as themselves all the same, on their own node and from another one.
+// TestPolicyOfIngressWithoutHostTAP: pods reach the Ingress of a node without a host TAP through a host socket, which
+// has the node's address. They are judged as themselves all the same, on their own node and from another one.
 func TestPolicyOfIngressWithoutHostTAP(t *testing.T) {
 	yaml := nodesYAML + unprobedYAML("client", "node-1") + unprobedYAML("other", "node-1") + unprobedYAML("near", "node-1") +
 		unprobedYAML("friend", "node-2") + unprobedYAML("stranger", "node-2") + `---

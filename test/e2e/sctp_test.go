@@ -114,8 +114,8 @@ func associations(ctx context.Context, args []string) error {
 				switch {
 				case err != nil:
 					answer.value = text(err.Error())
-				case p.chunk == sctpInit:
-					answer.chunk, answer.value = sctpInitAck, append(tagged(serverTag), 0, 7, 0, 8, 1, 2, 3, 4) // a cookie
+				case p.chunk == sctpInit: // answered with a cookie
+					answer.chunk, answer.value = sctpInitAck, append(tagged(serverTag), 0, 7, 0, 8, 1, 2, 3, 4)
 				case p.tag != serverTag:
 					answer.value = text(fmt.Sprintf("the tag is %x, want %x", p.tag, serverTag))
 				case p.chunk == sctpCookieEcho:

@@ -128,7 +128,7 @@ func TestBalancers(t *testing.T) {
 			if format == "json" {
 				args = []string{"-o", "json"}
 			}
-			if out, _ := run(t, r, args...); !strings.Contains(words(out), want) { // the sample's node is not ready: exit status 1
+			if out, _ := run(t, r, args...); !strings.Contains(words(out), want) { // exit status 1: it is not ready
 				t.Errorf("%+v, %s: %q is missing in:\n%s", tc.of, format, want, out)
 			}
 		}

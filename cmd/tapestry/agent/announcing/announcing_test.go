@@ -67,8 +67,8 @@ func newWorld() *world {
 	return w
 }
 
-// A failover takes less than a second, whether a node dies or its announcer alone, and an agent that starts again (0.3 s
-// and a handshake) is silent for less than what others wait.
+// A failover takes less than a second, whether a node dies or its announcer alone, and an agent that starts again is
+// silent for less than what others wait.
 func TestTimes(t *testing.T) {
 	node := announce.Patience + announce.AskEvery
 	announcer := announce.Asked + node

@@ -21,7 +21,7 @@ func TestTier(t *testing.T) {
 		want    localapi.Tier
 	}{
 		{"", nil, localapi.HostSockets},
-		{"", []announcing.Kind{announcing.BGP, announcing.L2}, localapi.HostSockets}, // whatever is announced goes no further
+		{"", []announcing.Kind{announcing.BGP, announcing.L2}, localapi.HostSockets}, // it goes no further
 		{"203.0.113.0/24", nil, localapi.HostTAP},
 		{"203.0.113.0/24", []announcing.Kind{announcing.BGP}, localapi.HostTAP},
 		{"203.0.113.0/24", []announcing.Kind{announcing.L2}, localapi.Announced},
