@@ -163,6 +163,7 @@ type Node struct {
 	setting sync.Mutex // held while a part is set, and by Close; guards inForce and closed
 	inForce bool       // Set has been called
 	closed  bool
+	drained sync.Once
 }
 
 // Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set, but for sessions with the
@@ -254,27 +255,34 @@ func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 // KeepAgain has what goes on in the next Node held once more, by somebody new.
 func (n *Node) KeepAgain() { n.path.Stack().KeepAgain() }
 
-// drainTime is how long requests through Ingress, and connections of node ports that end with the Node, may take to
-// finish after Close is called. All of Close has to fit into terminationGracePeriodSeconds of deploy/.
+// drainTime is how long Drain takes at most. With Close it has to fit into terminationGracePeriodSeconds of deploy/.
 const drainTime = 5 * time.Second
 
-// Close ends the Node. Requests through Ingress, and connections of node ports that end with the Node, get drainTime
-// to finish, in which everything else goes on. Translated connections, and relayed ones that are held, go on in the
-// next Node that has the same Flows.
+// Drain lets requests through Ingress, and connections of node ports that end with the Node, finish for up to
+// drainTime. New ones wait in the sockets that are held. Everything else goes on, Set too. What is left is cut. The
+// second call waits for the first.
+func (n *Node) Drain() {
+	n.drained.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		var parts sync.WaitGroup
+		for _, p := range n.parts {
+			parts.Go(func() { p.drain(ctx) })
+		}
+		parts.Wait()
+	})
+}
+
+// Close ends the Node, after Drain. Translated connections, and relayed ones that are held, go on in the next Node that
+// has the same Flows.
 func (n *Node) Close() {
+	n.Drain()
 	n.setting.Lock()
 	defer n.setting.Unlock()
 	if n.closed {
 		return
 	}
 	n.closed = true
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	var draining sync.WaitGroup
-	for _, p := range n.parts {
-		draining.Go(func() { p.drain(ctx) })
-	}
-	draining.Wait()
 	if !n.inForce {
 		close(n.begin)
 	}

@@ -55,7 +55,7 @@ type part struct {
 	problems func() []Problem
 	// counters returns what the part counts. Counters get their names here and nowhere else.
 	counters func() counter.List
-	// drain lets what is under way finish until ctx ends, while all other parts go on. Close calls it before it closes
+	// drain lets what is under way finish until ctx ends, while all other parts go on. Drain calls it before Close closes
 	// anything, those of all parts at the same time.
 	drain func(ctx context.Context)
 	close func()

@@ -141,6 +141,33 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// While parts are drained the node is set all the same. It is drained once, and Close waits for that.
+func TestSetWhileDrained(t *testing.T) {
+	begun, set := make(chan struct{}), make(chan struct{})
+	drained := false
+	with(t, []maker{{"a", func(*Node) (part, error) {
+		p := quiet
+		p.set = func(*Config) error { close(set); return nil }
+		p.drain = func(context.Context) { close(begun); <-set; drained = true }
+		p.close = func() {
+			if !drained {
+				t.Error("it is closed before it is drained")
+			}
+		}
+		return p, nil
+	}}})
+	n, err := Start(held(t), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go n.Drain()
+	<-begun
+	if err := n.Set(config()); err != nil {
+		t.Error(err)
+	}
+	n.Close()
+}
+
 // A node whose ranges change stays as it is.
 func TestStartAnew(t *testing.T) {
 	n, err := Start(held(t), config())

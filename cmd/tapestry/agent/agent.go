@@ -185,8 +185,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if a.held, err = a.fixed(); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	asked := ctx // to end
+	ctx, stop := context.WithCancel(context.WithoutCancel(asked))
 	defer stop()
+	atOnce := context.AfterFunc(asked, stop)
 	a.source = lookAhead(ctx, source)
 	if a.kept, err = a.hold(ctx); err != nil {
 		return err
@@ -232,6 +234,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, HostProxy: a.hostProxy.listensAt, Progress: a.progress,
 		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside,
 	})
+	if atOnce() {
+		// From now on, what ends with the agent may finish while everything else goes on.
+		defer context.AfterFunc(asked, func() { a.follower.Drain(); stop() })()
+	}
 	err = a.run(ctx)
 	a.follower.Close()
 	if errors.Is(err, context.Canceled) {

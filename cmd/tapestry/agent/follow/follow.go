@@ -132,6 +132,13 @@ func (f *Follower) Plan() *announce.Plan { return f.plan.Load() }
 // Node returns the node.
 func (f *Follower) Node() *node.Node { return f.node }
 
+// Drain drains the node, if there is one, while Run goes on.
+func (f *Follower) Drain() {
+	if f.HasStarted() {
+		f.node.Drain()
+	}
+}
+
 // Close closes the node, if there is one. Run must have returned.
 func (f *Follower) Close() {
 	if f.node != nil {
