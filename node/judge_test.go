@@ -8,20 +8,21 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
 // TestJudge: the packet path hears what policies say, in its own words, and nothing is allocated for that. A connection
 // that changes its source on the way is judged for the pod of another node, too.
 func TestJudge(t *testing.T) {
-	named := func(name string) policy.Labels { return policy.Labels{{Key: "name", Value: name}} }
+	named := func(name string) law.Labels { return law.Labels{{Key: "name", Value: name}} }
 	addr := func(s string) packet.Addr { return packet.AddrFrom(netip.MustParseAddr(s)) }
 	closed := policy.Rules{Isolates: true}
 	var c policy.Compiler
 	j := judge{c.Compile(policy.Config{
 		Policies: []*policy.Policy{
-			{Namespace: "a", Name: "far", Pods: policy.Selector{{Key: "name", Op: policy.In, Values: []string{"far"}}}, Ingress: closed},
-			{Namespace: "a", Name: "own", Pods: policy.Selector{{Key: "name", Op: policy.In, Values: []string{"own"}}}, Egress: closed},
+			{Namespace: "a", Name: "far", Pods: law.Selector{{Key: "name", Op: law.In, Values: []string{"far"}}}, Ingress: closed},
+			{Namespace: "a", Name: "own", Pods: law.Selector{{Key: "name", Op: law.In, Values: []string{"own"}}}, Egress: closed},
 			{Namespace: "c", Name: "all", Ingress: closed},
 			{Namespace: "d", Name: "all", Egress: closed},
 		},

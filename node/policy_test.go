@@ -12,6 +12,7 @@ import (
 
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/node/nodetest"
 	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/test/await"
@@ -19,17 +20,17 @@ import (
 
 // only permits a pod ingress from others, and from ranges.
 func only(to *nodetest.Pod, from []*nodetest.Pod, ranges ...string) *policy.Policy {
-	named := func(p *nodetest.Pod) policy.Selector {
-		return policy.Selector{{Key: "name", Op: policy.In, Values: []string{p.Name}}}
+	named := func(p *nodetest.Pod) law.Selector {
+		return law.Selector{{Key: "name", Op: law.In, Values: []string{p.Name}}}
 	}
-	r := policy.Rule{AnyPort: true}
+	r := law.Rule{AnyPort: true}
 	for _, p := range from {
-		r.Parties = append(r.Parties, policy.Party{Pods: named(p)})
+		r.Parties = append(r.Parties, law.Party{Pods: named(p)})
 	}
 	for _, text := range ranges {
-		r.Parties = append(r.Parties, policy.Party{Range: netip.MustParsePrefix(text)})
+		r.Parties = append(r.Parties, law.Party{Range: netip.MustParsePrefix(text)})
 	}
-	return &policy.Policy{Namespace: "default", Name: "only", Pods: named(to), Ingress: policy.Rules{Isolates: true, List: []policy.Rule{r}}}
+	return &policy.Policy{Namespace: "default", Name: "only", Pods: named(to), Ingress: policy.Rules{Isolates: true, List: []law.Rule{r}}}
 }
 
 // refused asserts that a pod cannot connect.
@@ -134,8 +135,8 @@ func TestPolicyOfSteered(t *testing.T) {
 	config = n2.Config()
 	config.Services.Services = roll.From(append(config.Services.Services.Slice()[:0], s))
 	config.Policy.Policies = []*policy.Policy{{
-		Namespace: "default", Name: "egress", Pods: policy.Selector{{Key: "name", Op: policy.In, Values: []string{b.Name}}},
-		Egress: policy.Rules{Isolates: true, List: []policy.Rule{{AnyPort: true, Parties: []policy.Party{{Pods: policy.Selector{{Key: "name", Op: policy.In, Values: []string{leaves.Name}}}}}}}},
+		Namespace: "default", Name: "egress", Pods: law.Selector{{Key: "name", Op: law.In, Values: []string{b.Name}}},
+		Egress: policy.Rules{Isolates: true, List: []law.Rule{{AnyPort: true, Parties: []law.Party{{Pods: law.Selector{{Key: "name", Op: law.In, Values: []string{leaves.Name}}}}}}}},
 	}}
 	if err := n2.Set(config); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
 // limits leaves out what exceeds policy.Most in a namespace, since whoever may write NetworkPolicies has the agents of
@@ -15,7 +16,7 @@ import (
 type limits struct {
 	objs     []*networkingv1.NetworkPolicy
 	read     []*policy.Policy
-	sizes    map[*policy.Policy]policy.Size
+	sizes    map[*policy.Policy]law.Size
 	closed   map[*policy.Policy]*policy.Policy // what stands for those that exceed
 	list     []*policy.Policy
 	problems []kube.Problem
@@ -32,7 +33,7 @@ func (l *limits) within(objs []*networkingv1.NetworkPolicy, read []*policy.Polic
 }
 
 func (l *limits) judge(objs []*networkingv1.NetworkPolicy, read []*policy.Policy) {
-	sizes, totals := make(map[*policy.Policy]policy.Size, len(read)), map[string]policy.Size{}
+	sizes, totals := make(map[*policy.Policy]law.Size, len(read)), map[string]law.Size{}
 	for _, p := range read {
 		size, known := l.sizes[p]
 		if !known {
@@ -54,7 +55,7 @@ func (l *limits) judge(objs []*networkingv1.NetworkPolicy, read []*policy.Policy
 			a, b := objs[i], objs[j]
 			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 		})
-		var sum policy.Size
+		var sum law.Size
 		for _, i := range indices {
 			p := read[i]
 			with := sum.Plus(sizes[p])
@@ -86,7 +87,7 @@ func (l *limits) judge(objs []*networkingv1.NetworkPolicy, read []*policy.Policy
 }
 
 // exceeds says what there is too much of, how much there is, and how much may be; "" if nothing.
-func exceeds(s policy.Size) (what string, n, most int) {
+func exceeds(s law.Size) (what string, n, most int) {
 	m := policy.Most
 	switch {
 	case s.Rules > m.Rules:

@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
 // parser reads one NetworkPolicy.
@@ -72,8 +73,8 @@ func (p *parser) directions() (ingress, egress bool) {
 	return ingress, egress
 }
 
-func (p *parser) rule(field, peersField string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) policy.Rule {
-	r := policy.Rule{Everybody: len(peers) == 0, AnyPort: len(ports) == 0}
+func (p *parser) rule(field, peersField string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) law.Rule {
+	r := law.Rule{Everybody: len(peers) == 0, AnyPort: len(ports) == 0}
 	for i := range peers {
 		if party, ok := p.party(fmt.Sprintf("%s.%s[%d]", field, peersField, i), &peers[i]); ok {
 			r.Parties = append(r.Parties, party)
@@ -87,7 +88,7 @@ func (p *parser) rule(field, peersField string, peers []networkingv1.NetworkPoli
 	return r
 }
 
-func (p *parser) party(field string, peer *networkingv1.NetworkPolicyPeer) (party policy.Party, ok bool) {
+func (p *parser) party(field string, peer *networkingv1.NetworkPolicyPeer) (party law.Party, ok bool) {
 	const nobody = "it names nobody"
 	switch {
 	case peer.IPBlock != nil && (peer.PodSelector != nil || peer.NamespaceSelector != nil):
@@ -103,14 +104,14 @@ func (p *parser) party(field string, peer *networkingv1.NetworkPolicyPeer) (part
 		party.Pods, ok = p.selector(peer.PodSelector, field+".podSelector", nobody)
 	}
 	if ok && peer.NamespaceSelector != nil {
-		var namespaces policy.Selector
+		var namespaces law.Selector
 		namespaces, ok = p.selector(peer.NamespaceSelector, field+".namespaceSelector", nobody)
 		party.Namespaces = &namespaces
 	}
 	return party, ok
 }
 
-func (p *parser) block(field string, b *networkingv1.IPBlock) (party policy.Party, ok bool) {
+func (p *parser) block(field string, b *networkingv1.IPBlock) (party law.Party, ok bool) {
 	if party.Range, ok = p.prefix(field+".cidr", b.CIDR); !ok {
 		return party, false
 	}
@@ -139,7 +140,7 @@ func (p *parser) prefix(field, text string) (netip.Prefix, bool) {
 
 var protocols = map[corev1.Protocol]packet.Proto{corev1.ProtocolTCP: packet.TCP, corev1.ProtocolUDP: packet.UDP, corev1.ProtocolSCTP: packet.SCTP}
 
-func (p *parser) ports(field string, obj *networkingv1.NetworkPolicyPort) (out policy.Ports, ok bool) {
+func (p *parser) ports(field string, obj *networkingv1.NetworkPolicyPort) (out law.Ports, ok bool) {
 	name := corev1.ProtocolTCP
 	if obj.Protocol != nil {
 		name = *obj.Protocol
@@ -177,20 +178,20 @@ func (p *parser) ports(field string, obj *networkingv1.NetworkPolicyPort) (out p
 	return out, true
 }
 
-var operators = map[metav1.LabelSelectorOperator]policy.Op{
-	metav1.LabelSelectorOpIn: policy.In, metav1.LabelSelectorOpNotIn: policy.NotIn,
-	metav1.LabelSelectorOpExists: policy.Exists, metav1.LabelSelectorOpDoesNotExist: policy.DoesNotExist,
+var operators = map[metav1.LabelSelectorOperator]law.Op{
+	metav1.LabelSelectorOpIn: law.In, metav1.LabelSelectorOpNotIn: law.NotIn,
+	metav1.LabelSelectorOpExists: law.Exists, metav1.LabelSelectorOpDoesNotExist: law.DoesNotExist,
 }
 
 // selector reads a selector. otherwise says what follows if it cannot be understood.
-func (p *parser) selector(s *metav1.LabelSelector, field, otherwise string) (out policy.Selector, ok bool) {
+func (p *parser) selector(s *metav1.LabelSelector, field, otherwise string) (out law.Selector, ok bool) {
 	for k, v := range s.MatchLabels {
-		out = append(out, policy.Requirement{Key: k, Op: policy.In, Values: []string{v}})
+		out = append(out, law.Requirement{Key: k, Op: law.In, Values: []string{v}})
 	}
 	for i := range s.MatchExpressions {
 		e := &s.MatchExpressions[i]
 		op, known := operators[e.Operator]
-		values := op == policy.In || op == policy.NotIn
+		values := op == law.In || op == law.NotIn
 		switch {
 		case !known:
 			p.fault(fmt.Sprintf("%s.matchExpressions[%d].operator", field, i), "%q is unknown, so %s: expected In, NotIn, Exists or DoesNotExist", e.Operator, otherwise)
@@ -199,8 +200,8 @@ func (p *parser) selector(s *metav1.LabelSelector, field, otherwise string) (out
 			p.fault(fmt.Sprintf("%s.matchExpressions[%d].values", field, i), "%s does not go with %d values, so %s: In and NotIn need some, the others have none", e.Operator, len(e.Values), otherwise)
 			return nil, false
 		}
-		out = append(out, policy.Requirement{Key: e.Key, Op: op, Values: e.Values})
+		out = append(out, law.Requirement{Key: e.Key, Op: op, Values: e.Values})
 	}
-	slices.SortStableFunc(out, func(a, b policy.Requirement) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortStableFunc(out, func(a, b law.Requirement) int { return cmp.Compare(a.Key, b.Key) })
 	return out, true
 }

@@ -7,6 +7,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
 // podOf returns a pod as policies see it, nil for one that has ended, or that uses the network of its node: that is the
@@ -15,7 +16,7 @@ func podOf(obj *corev1.Pod) *policy.Pod {
 	if obj.Spec.HostNetwork || obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed {
 		return nil
 	}
-	p := &policy.Pod{Namespace: obj.Namespace, Name: obj.Name, UID: uidOf(obj), Node: obj.Spec.NodeName, Labels: policy.LabelsOf(obj.Labels), Ports: portsOf(kube.NamedPorts(&obj.Spec))}
+	p := &policy.Pod{Namespace: obj.Namespace, Name: obj.Name, UID: uidOf(obj), Node: obj.Spec.NodeName, Labels: law.LabelsOf(obj.Labels), Ports: portsOf(kube.NamedPorts(&obj.Spec))}
 	for _, text := range kube.PodIPs(obj) {
 		if obj.Spec.NodeName == "" {
 			break // nobody has given it an address
@@ -53,10 +54,10 @@ func tellPod(obj *corev1.Pod, say *kube.Report) {
 const mostPorts = 256
 
 // portsOf returns the ports that have names, the first ones where there are too many.
-func portsOf(list []kube.NamedPort) (out []policy.NamedPort) {
+func portsOf(list []kube.NamedPort) (out []law.NamedPort) {
 	for _, p := range list {
 		if proto, known := protocols[p.Protocol]; known && len(out) < mostPorts {
-			out = append(out, policy.NamedPort{Name: p.Name, Proto: proto, Port: p.Port})
+			out = append(out, law.NamedPort{Name: p.Name, Proto: proto, Port: p.Port})
 		}
 	}
 	return out
@@ -64,7 +65,7 @@ func portsOf(list []kube.NamedPort) (out []policy.NamedPort) {
 
 // otherOf returns a pod of another node as policies see it.
 func otherOf(obj *kube.OtherPod) *policy.Pod {
-	p := &policy.Pod{Namespace: obj.Namespace, Name: obj.Name, Node: obj.Node, Labels: policy.LabelsOf(obj.Labels), Addrs: obj.Addrs, Ports: portsOf(obj.Ports)}
+	p := &policy.Pod{Namespace: obj.Namespace, Name: obj.Name, Node: obj.Node, Labels: law.LabelsOf(obj.Labels), Addrs: obj.Addrs, Ports: portsOf(obj.Ports)}
 	if len(obj.Labels) > kube.MaxPodLabels {
 		p.Labels, p.Vague = nil, true
 	}

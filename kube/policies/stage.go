@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -56,7 +57,7 @@ func (s *Stage) Of(objs *kube.Objects, a Around, say *kube.Report) policy.Config
 	}
 	c := policy.Config{Policies: s.limits.within(objs.NetworkPolicies, s.policies.each(objs.NetworkPolicies, say, parse), say)}
 	c.Namespaces = s.namespaces.each(objs.Namespaces, say, func(ns *corev1.Namespace, _ *kube.Report) *policy.Namespace {
-		return &policy.Namespace{Name: ns.Name, Labels: policy.LabelsOf(ns.Labels)}
+		return &policy.Namespace{Name: ns.Name, Labels: law.LabelsOf(ns.Labels)}
 	})
 	c.Own, c.Others = s.divide(objs, a, say)
 	if s.net != a.Net {
@@ -116,8 +117,8 @@ const (
 // withDNS returns a sorted list of pods with cluster DNS among them.
 func (s *Stage) withDNS(own []*policy.Pod, addrs []netip.Addr) []*policy.Pod {
 	p := &policy.Pod{
-		Namespace: dnsInSystem, Name: dnsName, Labels: policy.Labels{{Key: dnsLabel, Value: dnsValue}}, Addrs: addrs,
-		Ports: []policy.NamedPort{{Name: dnsPortUDP, Proto: packet.UDP, Port: dnsPort}, {Name: dnsPortTCP, Proto: packet.TCP, Port: dnsPort}},
+		Namespace: dnsInSystem, Name: dnsName, Labels: law.Labels{{Key: dnsLabel, Value: dnsValue}}, Addrs: addrs,
+		Ports: []law.NamedPort{{Name: dnsPortUDP, Proto: packet.UDP, Port: dnsPort}, {Name: dnsPortTCP, Proto: packet.TCP, Port: dnsPort}},
 	}
 	for _, before := range s.split.own {
 		if before.Name == dnsName && slices.Equal(before.Addrs, addrs) {

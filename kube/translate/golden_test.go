@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
@@ -172,7 +173,7 @@ func render(r translate.Result) any {
 
 // policies makes what policies say readable, and whom they may select.
 func policies(c policy.Config) any {
-	selector := func(s policy.Selector) string {
+	selector := func(s law.Selector) string {
 		var parts []string
 		for _, q := range s {
 			parts = append(parts, fmt.Sprint(q.Key, [...]string{" in ", " not in ", " exists", " not there"}[q.Op], q.Values))

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -16,19 +17,19 @@ func large(n, others int) Config {
 	var c Config
 	for i := range n {
 		p := &Policy{Namespace: "a", Name: fmt.Sprintf("p%05d", i)}
-		rule := Rule{Ports: []Ports{{Proto: packet.TCP, First: uint16(1000 + i), Last: uint16(1000 + i)}, {Proto: packet.TCP, First: 443, Last: 443}}}
-		rule.Parties = append(rule.Parties, Party{Pods: Selector{{"app", In, []string{fmt.Sprint("app-", i)}}}})
+		rule := law.Rule{Ports: []law.Ports{{Proto: packet.TCP, First: uint16(1000 + i), Last: uint16(1000 + i)}, {Proto: packet.TCP, First: 443, Last: 443}}}
+		rule.Parties = append(rule.Parties, law.Party{Pods: law.Selector{where("app", law.In, fmt.Sprint("app-", i))}})
 		for j := range 10 {
 			k := 10*i + j
-			rule.Parties = append(rule.Parties, Party{Range: netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(k >> 8), byte(k), 0}), 24),
+			rule.Parties = append(rule.Parties, law.Party{Range: netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(k >> 8), byte(k), 0}), 24),
 				Except: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(k >> 8), byte(k), 8}), 29)}})
 		}
-		p.Ingress = Rules{true, []Rule{rule}}
+		p.Ingress = Rules{true, []law.Rule{rule}}
 		p.Egress = p.Ingress
 		c.Policies = append(c.Policies, p)
 	}
 	for i := range 100 {
-		c.Own = append(c.Own, &Pod{Namespace: "a", Name: fmt.Sprintf("own%03d", i), Labels: LabelsOf(map[string]string{"app": fmt.Sprint("app-", i)}), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}})
+		c.Own = append(c.Own, &Pod{Namespace: "a", Name: fmt.Sprintf("own%03d", i), Labels: law.LabelsOf(map[string]string{"app": fmt.Sprint("app-", i)}), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}})
 	}
 	var list []*Pod
 	for i := range others {
@@ -40,7 +41,7 @@ func large(n, others int) Config {
 }
 
 func otherPod(i, app int) *Pod {
-	return &Pod{Namespace: "a", Name: fmt.Sprintf("z%06d", i), Labels: LabelsOf(map[string]string{"app": fmt.Sprint("app-", app), "hash": fmt.Sprint(i)}),
+	return &Pod{Namespace: "a", Name: fmt.Sprintf("z%06d", i), Labels: law.LabelsOf(map[string]string{"app": fmt.Sprint("app-", app), "hash": fmt.Sprint(i)}),
 		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)})}}
 }
 
@@ -93,7 +94,7 @@ func BenchmarkChange(b *testing.B) {
 		"own pod": func(c *Config, n int) {
 			c.Own = slices.Clone(c.Own)
 			p := *c.Own[7]
-			p.Labels = LabelsOf(map[string]string{"app": fmt.Sprint("app-", n%1000)})
+			p.Labels = law.LabelsOf(map[string]string{"app": fmt.Sprint("app-", n%1000)})
 			c.Own[7] = &p
 		},
 		"policy": func(c *Config, n int) {

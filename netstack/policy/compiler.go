@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -14,7 +15,7 @@ import (
 type Compiler struct {
 	config Config
 	table  *Table // nil: there was none, or nothing is to be judged
-	groups *groups
+	groups *law.Groups
 	seed   maphash.Seed
 }
 
@@ -28,8 +29,8 @@ func (c *Compiler) Compile(config Config) *Table {
 	}
 	c.config = config
 	t := &Table{}
-	if old == nil || c.groups.stale(len(config.Own)) {
-		c.groups, c.seed = newGroups(), maphash.MakeSeed()
+	if old == nil || c.groups.Stale(len(config.Own)) {
+		c.groups, c.seed = law.NewGroups(), maphash.MakeSeed()
 		t.seed, t.known = c.seed, c.everybody()
 		t.policies = c.policiesOf(&policies{next: 1}, false)
 		t.own, _ = c.subjects(&Table{policies: t.policies})
@@ -64,15 +65,15 @@ func (c *Compiler) Compile(config Config) *Table {
 
 // prepare looks at new groups of pods for the realms that have pods on this node, and for those that were asked before.
 func (c *Compiler) prepare(t *Table) {
-	c.groups.publish()
+	c.groups.Publish()
 	for _, s := range t.own {
 		if s.egress != nil || s.ingress != nil {
-			s.realm.learn()
+			s.realm.reading.Learn()
 		}
 	}
 	for _, r := range t.policies.of {
-		if r.asked() {
-			r.learn()
+		if r.reading.Asked() {
+			r.reading.Learn()
 		}
 	}
 }
@@ -148,13 +149,21 @@ func (c *Compiler) follow(before *Config, known roll.Map[packet.Addr, *person]) 
 	return edit.Done(), true
 }
 
+// groupOf returns the number of a pod's group.
+func (c *Compiler) groupOf(p *Pod) int {
+	if p.Vague {
+		return law.Nobody
+	}
+	return c.groups.Of(p.Namespace, p.Labels)
+}
+
 func (c *Compiler) add(edit *roll.Editor[packet.Addr, *person], p *Pod) {
 	for _, addr := range p.Addrs {
 		a := packet.AddrFrom(addr)
 		hash := maphash.Bytes(c.seed, a[:])
 		also, _ := edit.Get(hash, a)
-		group := c.groups.of(p)
-		c.groups.count(group, 1)
+		group := c.groupOf(p)
+		c.groups.Count(group, 1)
 		edit.Set(hash, a, &person{pod: p, group: group, also: also})
 	}
 }
@@ -167,7 +176,7 @@ func (c *Compiler) remove(edit *roll.Editor[packet.Addr, *person], p *Pod) {
 		var left *person
 		for ; list != nil; list = list.also {
 			if list.pod == p {
-				c.groups.count(list.group, -1)
+				c.groups.Count(list.group, -1)
 			} else {
 				left = &person{pod: list.pod, group: list.group, also: left}
 			}
@@ -187,7 +196,7 @@ func (c *Compiler) subjects(t *Table) (own map[string]*subject, differ bool) {
 		name, r := pod.Namespace+"/"+pod.Name, t.policies.of[pod.Namespace]
 		s := t.own[name]
 		if s == nil || s.pod != pod || s.realm != r {
-			s = &subject{person: person{pod: pod, group: c.groups.of(pod)}, realm: r}
+			s = &subject{person: person{pod: pod, group: c.groupOf(pod)}, realm: r}
 			if differ = true; r != nil {
 				s.egress, s.ingress = r.side(pod, true), r.side(pod, false)
 			}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -14,7 +15,7 @@ import (
 // and each answers by its own Config.
 func TestWhileCompiling(t *testing.T) {
 	const states = 300
-	web := one(Rule{AnyPort: true, Parties: []Party{{Namespaces: &Selector{}, Pods: Selector{{"state", In, []string{"even"}}}}}})
+	web := one(law.Rule{AnyPort: true, Parties: []law.Party{{Namespaces: &law.Selector{}, Pods: law.Selector{where("state", law.In, "even")}}}})
 	there := one(web.Ingress.List...)
 	there.Namespace = "c"
 	c := Config{Policies: []*Policy{web, there}, Own: []*Pod{own("a", "own")}, Others: roll.Of(elsewhere("b", 0), elsewhere("c", 1))}
@@ -25,11 +26,11 @@ func TestWhileCompiling(t *testing.T) {
 	var now atomic.Pointer[made]
 	var compiler Compiler
 	next := func(state int) {
-		label := Label{"state", "even"}
+		parity := label("state", "even")
 		if state%2 == 1 {
-			label.Value = fmt.Sprint("odd", state)
+			parity.Value = fmt.Sprint("odd", state)
 		}
-		c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("b", 0, label, Label{"n", fmt.Sprint(state)})})
+		c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("b", 0, parity, label("n", fmt.Sprint(state)))})
 		if state%50 == 0 {
 			again := *there
 			c.Policies = []*Policy{web, &again}

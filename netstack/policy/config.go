@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -38,7 +39,7 @@ type Node struct {
 // Namespace is a namespace and its labels.
 type Namespace struct {
 	Name   string
-	Labels Labels
+	Labels law.Labels
 }
 
 // Pod is a pod as policies see it.
@@ -49,11 +50,11 @@ type Pod struct {
 	// Node is the node where it is: addresses outside of that node's ranges are not believed. It is "" for what a node
 	// does in place of pods, which may have any.
 	Node   string
-	Labels Labels
+	Labels law.Labels
 	// Addrs are its own addresses; none for a pod that uses the network of its node.
 	Addrs []netip.Addr
 	// Ports are its ports that have names.
-	Ports []NamedPort
+	Ports []law.NamedPort
 	// Vague is set when not all of its labels are known. Nothing is known of such a pod.
 	Vague bool
 }
@@ -62,17 +63,10 @@ func (p *Pod) compare(q *Pod) int {
 	return cmp.Or(cmp.Compare(p.Namespace, q.Namespace), cmp.Compare(p.Name, q.Name))
 }
 
-// NamedPort is a port of a pod with its name.
-type NamedPort struct {
-	Name  string
-	Proto packet.Proto
-	Port  uint16
-}
-
 // Policy is a NetworkPolicy. It selects pods of its namespace, for the directions in which Isolates is set.
 type Policy struct {
 	Namespace, Name string
-	Pods            Selector
+	Pods            law.Selector
 	Egress, Ingress Rules
 }
 
@@ -80,34 +74,7 @@ type Policy struct {
 type Rules struct {
 	// Isolates is set when the pods may do nothing else in this direction than rules permit.
 	Isolates bool
-	List     []Rule
-}
-
-// Rule permits flows with certain other ends, to certain ports.
-type Rule struct {
-	// Everybody is set when the rule is for all other ends. Otherwise it is for Parties, and without any for nobody.
-	Everybody bool
-	Parties   []Party
-	// AnyPort is set when the rule is for all protocols and ports. Otherwise it is for Ports, and without any for none.
-	AnyPort bool
-	Ports   []Ports
-}
-
-// Party is a group of other ends: those in Range without those in Except, or, without a Range, pods.
-type Party struct {
-	Range  netip.Prefix
-	Except []netip.Prefix
-	// Namespaces selects the namespaces in which Pods selects; nil is the Policy's own namespace.
-	Namespaces *Selector
-	Pods       Selector
-}
-
-// Ports are ports of one protocol, TCP, UDP or SCTP: those from First to Last, both included, or the one with Name. For
-// ingress that is a port of the pod that the Policy selects, for egress one of the pod at the other end.
-type Ports struct {
-	Proto       packet.Proto
-	Name        string
-	First, Last uint16
+	List     []law.Rule
 }
 
 // EndKind says how an end of a flow is known.

@@ -8,97 +8,61 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
 // Costs are counted here, in what is built and not in time.
 
 // one is a policy of namespace a for all of its pods, for ingress.
-func one(rules ...Rule) *Policy {
+func one(rules ...law.Rule) *Policy {
 	return &Policy{Namespace: "a", Name: "p", Ingress: Rules{Isolates: true, List: rules}}
 }
 
-func own(namespace, name string, labels ...Label) *Pod {
+func label(key, value string) law.Label { return law.Label{Key: key, Value: value} }
+
+func where(key string, op law.Op, values ...string) law.Requirement {
+	return law.Requirement{Key: key, Op: op, Values: values}
+}
+
+func own(namespace, name string, labels ...law.Label) *Pod {
 	return &Pod{Namespace: namespace, Name: name, Labels: labels, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
 }
 
-func elsewhere(namespace string, i int, labels ...Label) *Pod {
+func elsewhere(namespace string, i int, labels ...law.Label) *Pod {
 	return &Pod{Namespace: namespace, Name: fmt.Sprintf("z%06d", i), Labels: labels, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}}
-}
-
-// words returns how many words the sets of rules of intervals have, each memory counted once.
-func (c *intervals) words() (n int) {
-	seen := map[*uint64]bool{}
-	for _, s := range c.rules {
-		if !seen[&s[0]] {
-			seen[&s[0]] = true
-			n += len(s)
-		}
-	}
-	return n
-}
-
-// TestCostOfPorts: 5,000 rules with a podSelector and ports that contain each other, for which each port has other
-// rules, come to one set of bits for each interval.
-func TestCostOfPorts(t *testing.T) {
-	const n = 5000
-	var rules []Rule
-	for i := range n {
-		rules = append(rules, Rule{
-			Ports:   []Ports{{Proto: packet.TCP, First: uint16(1 + i), Last: uint16(65535 - i)}},
-			Parties: []Party{{Pods: Selector{{"k", In, []string{fmt.Sprint(i)}}}}},
-		})
-	}
-	p := one(rules...)
-	if s := p.Size(); s != (Size{Rules: n, Selectors: 2 * n, Ports: n}) || s != (Size{min(s.Rules, Most.Rules), min(s.Selectors, Most.Selectors), s.Ranges, min(s.Ports, Most.Ports)}) {
-		t.Errorf("size %+v", s)
-	}
-	table := new(Compiler).Compile(Config{Policies: []*Policy{p}, Own: []*Pod{own("a", "own")}, Others: roll.Of(elsewhere("a", 1, Label{"k", "1000"}))})
-	l := table.policies.of["a"].law()
-	if got := l.ports[0].words(); got > (2*n+1)*(n/64+1) {
-		t.Errorf("%d words for ports", got)
-	}
-	if len(l.parties.list) != n {
-		t.Errorf("%d parties, want one for each rule", len(l.parties.list))
-	}
-	for port, want := range map[uint16]Verdict{1000: Deny, 1001: Permit, 64535: Permit, 64536: Deny} {
-		f := Flow{Src: at("10.1.0.1"), Proto: packet.TCP, Port: port, Toward: End{Kind: OwnPod, Name: "a/own"}}
-		if got := table.Judge(&f); got.Verdict != want {
-			t.Errorf("port %d: %+v", port, got)
-		}
-	}
 }
 
 // TestCostOfNames: pods that rules cannot tell from each other are looked at once, however many there are.
 func TestCostOfNames(t *testing.T) {
-	var r Rule
+	var r law.Rule
 	for i := range 2000 {
-		r.Parties = append(r.Parties, Party{Namespaces: &Selector{}, Pods: Selector{{"pod", NotIn, []string{fmt.Sprint(i)}}}})
+		r.Parties = append(r.Parties, law.Party{Namespaces: &law.Selector{}, Pods: law.Selector{where("pod", law.NotIn, fmt.Sprint(i))}})
 	}
 	r.AnyPort = true
 	var list []*Pod
 	for i := range 2000 {
-		list = append(list, elsewhere("b", i, Label{"pod", fmt.Sprint("h", i)}))
+		list = append(list, elsewhere("b", i, label("pod", fmt.Sprint("h", i))))
 	}
-	list[7].Labels = Labels{{"pod", "7"}}
+	list[7].Labels = law.Labels{label("pod", "7")}
 	table := new(Compiler).Compile(Config{Policies: []*Policy{one(r)}, Own: []*Pod{own("a", "own")}, Others: roll.From(list)})
-	if n := len(table.policies.of["a"].like); n > 3 { // those of b, the one that is mentioned, and the node's own
+	if _, n := table.policies.of["a"].reading.Len(); n > 3 { // those of b, the one that is mentioned, and the node's own
 		t.Errorf("%d kinds of pods were looked at", n)
 	}
 }
 
 // TestCostOfOthers: nothing is compiled for namespaces that have no pods here.
 func TestCostOfOthers(t *testing.T) {
-	there := one(Rule{Everybody: true, AnyPort: true})
+	there := one(law.Rule{Everybody: true, AnyPort: true})
 	there.Namespace = "b"
 	c := Config{Policies: []*Policy{one(), there}, Own: []*Pod{own("a", "own")}, Others: roll.Of(elsewhere("b", 1))}
 	var compiler Compiler
 	table := compiler.Compile(c)
-	if !table.policies.of["a"].asked() || table.policies.of["b"].asked() {
+	if !table.policies.of["a"].reading.Asked() || table.policies.of["b"].reading.Asked() {
 		t.Error("compiled are not the namespaces of this node's pods")
 	}
 	f := Flow{Src: at("192.0.2.1"), Dst: at("10.1.0.1"), Proto: packet.TCP, Port: 80, Both: true}
-	if r := table.Judge(&f); r.Verdict != Permit || r.Rule == 0 || !table.policies.of["b"].asked() {
+	if r := table.Judge(&f); r.Verdict != Permit || r.Rule == 0 || !table.policies.of["b"].reading.Asked() {
 		t.Errorf("ruling %+v", r)
 	}
 	c.Policies = []*Policy{c.Policies[0], {Namespace: "c", Name: "new"}, there}
@@ -110,15 +74,15 @@ func TestCostOfOthers(t *testing.T) {
 
 // TestCostOfElsewhere: what policies permit a pod of another node is found out once for each of its states.
 func TestCostOfElsewhere(t *testing.T) {
-	var rules []Rule
+	var rules []law.Rule
 	for i := range 1000 {
-		rules = append(rules, Rule{AnyPort: true, Parties: []Party{{Namespaces: &Selector{{"k", In, []string{fmt.Sprint(i)}}}}}})
+		rules = append(rules, law.Rule{AnyPort: true, Parties: []law.Party{{Namespaces: &law.Selector{where("k", law.In, fmt.Sprint(i))}}}})
 	}
 	web := one(rules...)
-	web.Pods = Selector{{"app", In, []string{"web"}}}
+	web.Pods = law.Selector{where("app", law.In, "web")}
 	c := Config{
-		Policies: []*Policy{web}, Namespaces: []*Namespace{{"b", Labels{{"k", "999"}}}, {"c", Labels{{"k", "none"}}}},
-		Others: roll.Of(elsewhere("a", 1, Label{"app", "web"}), elsewhere("b", 2), elsewhere("c", 3)),
+		Policies: []*Policy{web}, Namespaces: []*Namespace{{"b", law.Labels{label("k", "999")}}, {"c", law.Labels{label("k", "none")}}},
+		Others: roll.Of(elsewhere("a", 1, label("app", "web")), elsewhere("b", 2), elsewhere("c", 3)),
 	}
 	var compiler Compiler
 	judge := func(src string, want Verdict) {
@@ -136,7 +100,7 @@ func TestCostOfElsewhere(t *testing.T) {
 	judge("10.1.0.3", Deny)
 	c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("a", 1)})
 	judge("10.1.0.3", Permit) // no policy selects it any longer
-	c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("a", 1, Label{"app", "web"})})
+	c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("a", 1, label("app", "web"))})
 	judge("10.1.0.3", Deny)
 	c.Policies = []*Policy{{Namespace: "a", Name: "q", Egress: Rules{Isolates: true}}}
 	judge("10.1.0.3", Permit)
@@ -144,25 +108,26 @@ func TestCostOfElsewhere(t *testing.T) {
 
 // TestNothingIsKept: what pods were by labels that they have no longer is forgotten, for pods of this node and others.
 func TestNothingIsKept(t *testing.T) {
-	var rules []Rule
+	var rules []law.Rule
 	for i := range 12 {
-		rules = append(rules, Rule{AnyPort: true, Parties: []Party{{Pods: Selector{{fmt.Sprint("l", i), Exists, nil}}}}})
+		rules = append(rules, law.Rule{AnyPort: true, Parties: []law.Party{{Pods: law.Selector{where(fmt.Sprint("l", i), law.Exists)}}}})
 	}
 	c := Config{Policies: []*Policy{one(rules...)}, Own: []*Pod{own("a", "own")}, Others: roll.Of(elsewhere("a", 1))}
 	var compiler Compiler
 	for k := range 4096 {
-		var labels Labels
+		var labels law.Labels
 		for i := range 12 {
 			if k>>i&1 == 1 {
-				labels = append(labels, Label{fmt.Sprint("l", i), ""})
+				labels = append(labels, label(fmt.Sprint("l", i), ""))
 			}
 		}
-		slices.SortFunc(labels, func(a, b Label) int { return cmp.Compare(a.Key, b.Key) })
+		slices.SortFunc(labels, func(a, b law.Label) int { return cmp.Compare(a.Key, b.Key) })
 		c.Own = []*Pod{own("a", "own", labels...)}
 		c.Others = c.Others.With(roll.Edit[*Pod]{At: 0, To: elsewhere("a", 1, labels...)})
 		table := compiler.Compile(c)
 		r := table.policies.of["a"]
-		if n := max(len(compiler.groups.list), len(compiler.groups.numbers), len(r.like), len(*r.ids.Load())); n > 100 {
+		groups, unlike := r.reading.Len()
+		if n := max(compiler.groups.Len(), groups, unlike); n > 100 {
 			t.Fatalf("after %d changes %d groups of pods are remembered", k, n)
 		}
 		f := Flow{Src: at("10.1.0.1"), Proto: packet.TCP, Port: 80, Toward: End{Kind: OwnPod, Name: "a/own"}}

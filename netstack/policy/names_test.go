@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -11,19 +12,19 @@ import (
 // do so whatever they are.
 func TestUnknownNamespace(t *testing.T) {
 	for _, c := range []struct {
-		selector              Selector
+		selector              law.Selector
 		unknown, known, named Verdict // with no label untrusted, and with one
 	}{
-		{Selector{}, Permit, Permit, Permit},
-		{Selector{{"untrusted", DoesNotExist, nil}}, Deny, Permit, Deny},
-		{Selector{{"untrusted", NotIn, []string{"yes"}}}, Deny, Permit, Deny},
-		{Selector{{"untrusted", Exists, nil}}, Deny, Deny, Permit},
-		{Selector{{nameLabel, In, []string{"b"}}}, Permit, Permit, Permit},
-		{Selector{{nameLabel, In, []string{"c"}}}, Deny, Deny, Deny},
-		{Selector{{nameLabel, In, []string{"b"}}, {"untrusted", DoesNotExist, nil}}, Deny, Permit, Deny},
+		{law.Selector{}, Permit, Permit, Permit},
+		{law.Selector{where("untrusted", law.DoesNotExist)}, Deny, Permit, Deny},
+		{law.Selector{where("untrusted", law.NotIn, "yes")}, Deny, Permit, Deny},
+		{law.Selector{where("untrusted", law.Exists)}, Deny, Deny, Permit},
+		{law.Selector{where(law.NameLabel, law.In, "b")}, Permit, Permit, Permit},
+		{law.Selector{where(law.NameLabel, law.In, "c")}, Deny, Deny, Deny},
+		{law.Selector{where(law.NameLabel, law.In, "b"), where("untrusted", law.DoesNotExist)}, Deny, Permit, Deny},
 	} {
 		config := Config{
-			Policies: []*Policy{one(Rule{AnyPort: true, Parties: []Party{{Namespaces: &c.selector}}})},
+			Policies: []*Policy{one(law.Rule{AnyPort: true, Parties: []law.Party{{Namespaces: &c.selector}}})},
 			Own:      []*Pod{own("a", "own")}, Others: roll.Of(elsewhere("b", 1)),
 		}
 		var compiler Compiler
@@ -31,7 +32,7 @@ func TestUnknownNamespace(t *testing.T) {
 			namespaces []*Namespace
 			want       Verdict
 		}{
-			{nil, c.unknown}, {[]*Namespace{{"b", nil}}, c.known}, {[]*Namespace{{"b", Labels{{"untrusted", "yes"}}}}, c.named}, {[]*Namespace{{"z", nil}}, c.unknown},
+			{nil, c.unknown}, {[]*Namespace{{"b", nil}}, c.known}, {[]*Namespace{{"b", law.Labels{label("untrusted", "yes")}}}, c.named}, {[]*Namespace{{"z", nil}}, c.unknown},
 		} {
 			config.Namespaces = step.namespaces
 			f := Flow{Src: at("10.1.0.1"), Proto: packet.TCP, Port: 80, Toward: End{Kind: OwnPod, Name: "a/own"}}

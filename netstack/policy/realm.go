@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"cmp"
+	"slices"
 	"sync"
-	"sync/atomic"
+
+	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
 // realm is the policies of one namespace together with the pods that they may name. It is compiled when the first pod
@@ -11,84 +14,68 @@ type realm struct {
 	namespace string
 	list      []*Policy
 	serials   []uint32 // of list
-	// law compiles list once.
-	law func() *law
-	// namespaces are the labels of those that are known.
-	namespaces map[string]Labels
-	groups     *groups
-	// ids are the rules that name each group of pods, by the groups' numbers. It is nil until somebody asks.
-	ids atomic.Pointer[[]set]
-
-	mu sync.Mutex
-	// mu guards the rest. like has what was found for the groups that no rule tells from each other.
-	like map[string]set
-	key  []byte
+	// code compiles list once.
+	code    func() *code
+	reading *law.Reading
 }
+
+// code is what the policies of one namespace are compiled to. All rules in force of both directions have numbers, in
+// the order of policies.
+type code struct {
+	law *law.Law
+	// of says which rules each policy has, for ingress and for egress.
+	of [][2]numbers
+	// known are what the rules are known by outside.
+	known []uint64
+}
+
+// numbers are those from first on that are smaller than end.
+type numbers struct{ first, end int }
 
 // newRealm returns the realm of a namespace, among no pods.
 func newRealm(namespace string, list []*Policy, serials []uint32) *realm {
-	return &realm{namespace: namespace, list: list, serials: serials, law: sync.OnceValue(func() *law { return lawOf(list, serials) })}
+	return &realm{namespace: namespace, list: list, serials: serials, code: sync.OnceValue(func() *code { return codeOf(list, serials) })}
 }
 
 // among returns a realm with the policies of r, among these namespaces and groups.
-func (r *realm) among(namespaces map[string]Labels, g *groups) *realm {
-	return &realm{namespace: r.namespace, list: r.list, serials: r.serials, law: r.law, namespaces: namespaces, groups: g, like: map[string]set{}}
+func (r *realm) among(namespaces map[string]law.Labels, g *law.Groups) *realm {
+	among := *r
+	among.reading = law.NewReading(func() *law.Law { return r.code().law }, r.namespace, namespaces, g)
+	return &among
 }
 
-// asked reports whether somebody has needed the realm.
-func (r *realm) asked() bool { return r.ids.Load() != nil }
-
-// naming returns the rules that name a group of pods, which must not be changed.
-func (r *realm) naming(group int) set {
-	if ids := r.ids.Load(); ids != nil && group < len(*ids) {
-		return (*ids)[group]
-	}
-	return r.learn()[group]
-}
-
-// learn looks at all groups that are new. It returns the rules that name each group.
-func (r *realm) learn() []set {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := *r.groups.all.Load()
-	var ids []set
-	if before := r.ids.Load(); before != nil {
-		if ids = *before; len(ids) >= len(all) {
-			return ids
+// codeOf compiles the policies of one namespace, which have these serial numbers.
+func codeOf(list []*Policy, serials []uint32) *code {
+	c := &code{of: make([][2]numbers, len(list))}
+	var rules []*law.Rule
+	for i, p := range list {
+		for _, egress := range directions {
+			these, at := p.rules(egress), &c.of[i][which(egress)]
+			at.first = len(rules)
+			for j := range these.List {
+				if these.Isolates {
+					rules, c.known = append(rules, &these.List[j]), append(c.known, idOf(serials[i], egress, j))
+				}
+			}
+			at.end = len(rules)
 		}
 	}
-	if ids == nil {
-		ids = append(ids, r.law().none) // for nobody
-	}
-	for i := len(ids); i < len(all); i++ {
-		ids = append(ids, r.look(&all[i])) // none looks beyond the end of a list that was stored before
-	}
-	r.ids.Store(&ids)
-	return ids
+	c.law = law.Of(rules)
+	return c
 }
 
-func (r *realm) look(g *group) set {
-	l, own := r.law(), g.namespace == r.namespace
-	if !own && !l.parties.crosses {
-		return l.none
+var directions = [...]bool{true, false} // whether it is egress
+
+// rules returns what a policy permits in one direction.
+func (p *Policy) rules(egress bool) *Rules {
+	if egress {
+		return &p.Egress
 	}
-	labels, known := r.namespaces[g.namespace]
-	if !known {
-		labels = Labels{{nameLabel, g.namespace}}
-	}
-	r.key = l.parties.spaces.appendKey(append(r.key[:0], which(own), which(known)), labels)
-	r.key = l.parties.pods.appendKey(r.key, g.labels)
-	found, before := r.like[string(r.key)]
-	if !before {
-		found = newSet(len(l.known))
-		l.parties.naming(found, g, space{labels, own, known})
-		r.like[string(r.key)] = found
-	}
-	return found
+	return &p.Ingress
 }
 
 // which returns 1 for true.
-func which(b bool) byte {
+func which(b bool) int {
 	if b {
 		return 1
 	}
@@ -103,12 +90,26 @@ func (r *realm) side(p *Pod, egress bool) *side {
 			continue
 		}
 		if s == nil {
-			l := r.law()
-			s = &side{realm: r, law: l, rules: newSet(len(l.known)), egress: egress, pod: p, isolates: idOf(r.serials[i], egress, -1)}
+			c := r.code()
+			s = &side{reading: r.reading, code: c, rules: c.law.Set(), egress: egress, pod: p, isolates: idOf(r.serials[i], egress, -1)}
 		}
-		for n := s.law.of[i][which(egress)]; n.first < n.end; n.first++ {
-			s.rules.add(n.first)
+		for n := s.code.of[i][which(egress)]; n.first < n.end; n.first++ {
+			s.rules.Add(n.first)
 		}
 	}
 	return s
+}
+
+// spacesOf returns the labels of namespaces, by name.
+func spacesOf(list []*Namespace) map[string]law.Labels {
+	spaces := make(map[string]law.Labels, len(list))
+	for _, ns := range list {
+		labels := ns.Labels
+		i, there := slices.BinarySearchFunc(labels, law.NameLabel, func(l law.Label, key string) int { return cmp.Compare(l.Key, key) })
+		if !there {
+			labels = slices.Insert(slices.Clone(labels), i, law.Label{Key: law.NameLabel, Value: ns.Name})
+		}
+		spaces[ns.Name] = labels
+	}
+	return spaces
 }

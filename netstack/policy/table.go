@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -71,7 +72,7 @@ type policies struct {
 	// about says whether any pod may be isolated, for ingress and for egress.
 	about [2]bool
 	// spaces are the labels of the namespaces of the Config, by name.
-	spaces map[string]Labels
+	spaces map[string]law.Labels
 	// serials number the policies. One that goes on has the number that it had.
 	serials map[*Policy]uint32
 	next    uint32

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -152,7 +153,7 @@ func slowSide(c *Config, f *Flow, egress bool, subject *Pod, name string) Verdic
 	return Permit
 }
 
-func slowRule(c *Config, f *Flow, p *Policy, r *Rule, egress bool, subject *Pod) bool {
+func slowRule(c *Config, f *Flow, p *Policy, r *law.Rule, egress bool, subject *Pod) bool {
 	end, addr := f.From, f.Src.Netip()
 	if egress {
 		end, addr = f.Toward, f.Dst.Netip()
@@ -186,7 +187,7 @@ func slowRule(c *Config, f *Flow, p *Policy, r *Rule, egress bool, subject *Pod)
 		case q.Name == "":
 			ports = ports || q.First <= f.Port && f.Port <= q.Last
 		case portOf != nil:
-			ports = ports || slices.Contains(portOf.Ports, NamedPort{q.Name, q.Proto, f.Port})
+			ports = ports || slices.Contains(portOf.Ports, law.NamedPort{Name: q.Name, Proto: q.Proto, Port: f.Port})
 		}
 	}
 	if !ports || r.Everybody {
@@ -206,7 +207,7 @@ func slowRule(c *Config, f *Flow, p *Policy, r *Rule, egress bool, subject *Pod)
 			return true
 		}
 		if q.Namespaces != nil {
-			labels, known := map[string]string{nameLabel: pod.Namespace}, false
+			labels, known := map[string]string{law.NameLabel: pod.Namespace}, false
 			for _, ns := range c.Namespaces {
 				if ns.Name == pod.Namespace {
 					known = true
@@ -217,9 +218,9 @@ func slowRule(c *Config, f *Flow, p *Policy, r *Rule, egress bool, subject *Pod)
 			}
 			sure := true // whatever other labels it has
 			for _, r := range *q.Namespaces {
-				sure = sure && (known || r.Key == nameLabel)
+				sure = sure && (known || r.Key == law.NameLabel)
 			}
-			if sure && q.Namespaces.Matches(LabelsOf(labels)) {
+			if sure && q.Namespaces.Matches(law.LabelsOf(labels)) {
 				return true
 			}
 		}
@@ -232,20 +233,20 @@ type maker struct{ *rand.Rand }
 
 func pick[T any](m maker, list ...T) T { return list[m.IntN(len(list))] }
 
-func (m maker) labels() Labels {
+func (m maker) labels() law.Labels {
 	l := map[string]string{}
 	for _, k := range []string{"x", "y", "z"} {
 		if m.IntN(2) == 0 {
 			l[k] = pick(m, "1", "2")
 		}
 	}
-	return LabelsOf(l)
+	return law.LabelsOf(l)
 }
 
-func (m maker) selector() Selector {
-	var s Selector
+func (m maker) selector() law.Selector {
+	var s law.Selector
 	for range m.IntN(3) {
-		s = append(s, Requirement{pick(m, "x", "y"), pick(m, In, NotIn, Exists, DoesNotExist), pick(m, []string{"1"}, []string{"2", "1"}, []string{"2"})})
+		s = append(s, law.Requirement{Key: pick(m, "x", "y"), Op: pick(m, law.In, law.NotIn, law.Exists, law.DoesNotExist), Values: pick(m, []string{"1"}, []string{"2", "1"}, []string{"2"})})
 	}
 	return s
 }
@@ -272,26 +273,26 @@ func (m maker) ranges() (list []netip.Prefix) {
 func (m maker) rules() (r Rules) {
 	r.Isolates = m.IntN(3) > 0
 	for range m.IntN(4) {
-		rule := Rule{Everybody: m.IntN(6) == 0, AnyPort: m.IntN(3) == 0}
+		rule := law.Rule{Everybody: m.IntN(6) == 0, AnyPort: m.IntN(3) == 0}
 		for range m.IntN(3) {
-			party := Party{Pods: m.selector()}
+			party := law.Party{Pods: m.selector()}
 			switch m.IntN(3) {
 			case 0:
-				party = Party{Range: netip.MustParsePrefix(pick(m, ranges...)), Except: m.ranges()}
+				party = law.Party{Range: netip.MustParsePrefix(pick(m, ranges...)), Except: m.ranges()}
 			case 1:
 				s := m.selector()
 				if m.IntN(3) == 0 {
-					s = Selector{{nameLabel, In, []string{pick(m, "a", "b")}}}
+					s = law.Selector{where(law.NameLabel, law.In, pick(m, "a", "b"))}
 				}
 				party.Namespaces = &s
 			}
 			rule.Parties = append(rule.Parties, party)
 		}
 		for range m.IntN(3) {
-			ports := Ports{Proto: pick(m, packet.TCP, packet.UDP, packet.SCTP), First: pick[uint16](m, 0, 1, 80, 443, 65535)}
+			ports := law.Ports{Proto: pick(m, packet.TCP, packet.UDP, packet.SCTP), First: pick[uint16](m, 0, 1, 80, 443, 65535)}
 			ports.Last = max(ports.First, pick[uint16](m, 80, 90, 65535))
 			if m.IntN(3) == 0 {
-				ports = Ports{Proto: ports.Proto, Name: pick(m, "web", "dns")}
+				ports = law.Ports{Proto: ports.Proto, Name: pick(m, "web", "dns")}
 			}
 			rule.Ports = append(rule.Ports, ports)
 		}
@@ -308,7 +309,7 @@ func (m maker) pod(namespace, name string) *Pod {
 	slices.SortFunc(p.Addrs, netip.Addr.Compare)
 	p.Addrs = slices.Compact(p.Addrs)
 	for range m.IntN(3) {
-		p.Ports = append(p.Ports, NamedPort{pick(m, "web", "dns"), pick(m, packet.TCP, packet.UDP), pick[uint16](m, 80, 81, 443)})
+		p.Ports = append(p.Ports, law.NamedPort{Name: pick(m, "web", "dns"), Proto: pick(m, packet.TCP, packet.UDP), Port: pick[uint16](m, 80, 81, 443)})
 	}
 	return p
 }

@@ -22,6 +22,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/node"
@@ -212,7 +213,7 @@ func (m *Member) Config() node.Config {
 		}
 		c.Policy.Nodes = append(c.Policy.Nodes, n)
 		for _, p := range other.pods {
-			pod := &policy.Pod{Namespace: "default", Name: p.Name, UID: p.Name, Node: other.Name, Labels: policy.Labels{{Key: "name", Value: p.Name}}, Addrs: p.Addrs}
+			pod := &policy.Pod{Namespace: "default", Name: p.Name, UID: p.Name, Node: other.Name, Labels: law.Labels{{Key: "name", Value: p.Name}}, Addrs: p.Addrs}
 			if other == m {
 				c.Policy.Own = append(c.Policy.Own, pod)
 			} else {

@@ -1,4 +1,4 @@
-package policy
+package law
 
 import (
 	"slices"
@@ -10,8 +10,8 @@ import (
 // same.
 type intervals struct {
 	starts []place // of the intervals, in order; before the first one there are no rules
-	rules  []set   // of each interval, the same memory where they are equal
-	none   set
+	rules  []Set   // of each interval, the same memory where they are equal
+	none   Set
 }
 
 // edge is where a rule begins or ceases to be for places.
@@ -25,7 +25,7 @@ type edge struct {
 func cut(edges []edge, n int) intervals {
 	slices.SortFunc(edges, func(a, b edge) int { return a.at.compare(b.at) })
 	cuts := intervals{none: newSet(n)}
-	depth, now, known := make([]int32, n), newSet(n), map[string]set{}
+	depth, now, known := make([]int32, n), newSet(n), map[string]Set{}
 	for i := 0; i < len(edges); {
 		at := edges[i].at
 		for ; i < len(edges) && edges[i].at == at; i++ {
@@ -45,8 +45,8 @@ func cut(edges []edge, n int) intervals {
 }
 
 // intern returns the one copy of s, which has a word at least.
-func intern(known map[string]set, s set) set {
-	key := func(s set) string { return unsafe.String((*byte)(unsafe.Pointer(&s[0])), 8*len(s)) }
+func intern(known map[string]Set, s Set) Set {
+	key := func(s Set) string { return unsafe.String((*byte)(unsafe.Pointer(&s[0])), 8*len(s)) }
 	if one, ok := known[key(s)]; ok {
 		return one
 	}
@@ -56,7 +56,7 @@ func intern(known map[string]set, s set) set {
 }
 
 // at returns the rules that are for p.
-func (c *intervals) at(p place) set {
+func (c *intervals) at(p place) Set {
 	i := sort.Search(len(c.starts), func(i int) bool { return p.less(c.starts[i]) })
 	if i == 0 {
 		return c.none

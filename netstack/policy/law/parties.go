@@ -1,8 +1,8 @@
-package policy
+package law
 
 import "slices"
 
-// parties are the groups of pods that the rules of one namespace name.
+// parties are the groups of pods and nodes that rules name.
 type parties struct {
 	list []named
 	// byLabel has those that need a label with one of a few values, by each of these. rest has the others.
@@ -51,14 +51,15 @@ type space struct {
 	labels Labels
 	own    bool // it is the rules' own namespace
 	known  bool // labels are all of its labels, and not its name alone
+	nodes  bool // it is none: the group is of nodes
 }
 
 // naming adds to a set the rules that name a group of pods, which is in a namespace.
-func (l *parties) naming(rules set, g *group, in space) {
+func (l *parties) naming(rules Set, g *group, in space) {
 	try := func(list []int) {
 		for _, i := range list {
 			if p := &l.list[i]; !rules.has(p.rule) && p.looksAt(in) && p.Pods.Matches(g.labels) {
-				rules.add(p.rule)
+				rules.Add(p.rule)
 			}
 		}
 	}
@@ -72,9 +73,11 @@ func (l *parties) naming(rules set, g *group, in space) {
 // must select it whatever they are.
 func (p *Party) looksAt(in space) bool {
 	switch {
+	case p.Nodes || in.nodes:
+		return p.Nodes && in.nodes
 	case p.Namespaces == nil:
 		return in.own
-	case !in.known && slices.ContainsFunc(*p.Namespaces, func(r Requirement) bool { return r.Key != nameLabel }):
+	case !in.known && slices.ContainsFunc(*p.Namespaces, func(r Requirement) bool { return r.Key != NameLabel }):
 		return false
 	}
 	return p.Namespaces.Matches(in.labels)

@@ -1,4 +1,4 @@
-package policy
+package law
 
 import (
 	"cmp"
@@ -77,19 +77,5 @@ func (s Selector) Matches(l Labels) bool {
 	return true
 }
 
-// nameLabel is the label that every namespace has, with its name.
-const nameLabel = "kubernetes.io/metadata.name"
-
-// spacesOf returns the labels of namespaces, by name.
-func spacesOf(list []*Namespace) map[string]Labels {
-	spaces := make(map[string]Labels, len(list))
-	for _, ns := range list {
-		labels := ns.Labels
-		if _, there := labels.get(nameLabel); !there {
-			i, _ := slices.BinarySearchFunc(labels, nameLabel, func(l Label, key string) int { return cmp.Compare(l.Key, key) })
-			labels = slices.Insert(slices.Clone(labels), i, Label{nameLabel, ns.Name})
-		}
-		spaces[ns.Name] = labels
-	}
-	return spaces
-}
+// NameLabel is the label that every namespace has, with its name.
+const NameLabel = "kubernetes.io/metadata.name"
