@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -75,5 +76,24 @@ func TestJudge(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { j.Judge(&f) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
+	}
+}
+
+// TestDenyOfTheCluster: whom a policy of the cluster denies something hears nothing of it, and the rule is known.
+func TestDenyOfTheCluster(t *testing.T) {
+	deny := tiers.Rule{Action: tiers.Deny, Rule: law.Rule{Everybody: true, Ports: []law.Ports{{Proto: packet.TCP, First: 80, Last: 80}}}}
+	var c policy.Compiler
+	table := c.Compile(policy.Config{
+		Cluster: []*tiers.Policy{{Name: "lockdown", Egress: []tiers.Rule{deny}}}, Own: []*policy.Pod{{Namespace: "a", Name: "own"}},
+	})
+	f := netstack.Flow{From: netstack.End{Kind: netstack.Pod, Attachment: "a/own"}, Toward: netstack.End{Kind: netstack.Outside}}
+	f.Orig = packet.Tuple{Src: packet.AddrFrom(netip.MustParseAddr("10.244.1.3")), Dst: packet.AddrFrom(netip.MustParseAddr("192.0.2.77")), DstPort: 80, Proto: packet.TCP}
+	f.To = f.Orig
+	if got := (judge{table}).Judge(&f); got.Action != netstack.Drop || table.Describe(got.Rule) != "ClusterNetworkPolicy lockdown egress[0]" {
+		t.Errorf("%+v by %q", got, table.Describe(got.Rule))
+	}
+	f.Orig.DstPort, f.To.DstPort = 81, 81
+	if got := (judge{table}).Judge(&f); got != (netstack.Ruling{}) {
+		t.Errorf("another port: %+v", got)
 	}
 }

@@ -47,6 +47,8 @@ func (j judge) Judge(f *netstack.Flow) netstack.Ruling {
 		return netstack.Ruling{Rule: r.Rule}
 	case policy.Unknown:
 		return netstack.Ruling{Action: netstack.Drop} // the sender tries again
+	case policy.Drop:
+		return netstack.Ruling{Action: netstack.Drop, Rule: r.Rule}
 	}
 	return netstack.Ruling{Action: netstack.Refuse, Rule: r.Rule}
 }

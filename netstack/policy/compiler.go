@@ -7,6 +7,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -23,18 +24,19 @@ type Compiler struct {
 // no policies: then everything is permitted.
 func (c *Compiler) Compile(config Config) *Table {
 	before, old := c.config, c.table
-	if len(config.Policies) == 0 {
+	if len(config.Policies)+len(config.Cluster) == 0 {
 		*c = Compiler{}
 		return nil
 	}
 	c.config = config
 	t := &Table{}
-	if old == nil || c.groups.Stale(len(config.Own)) {
+	if old == nil || c.groups.Stale(len(config.Own)+len(config.Nodes)) {
 		c.groups, c.seed = law.NewGroups(), maphash.MakeSeed()
 		t.seed, t.known = c.seed, c.everybody()
 		t.policies = c.policiesOf(&policies{next: 1}, false)
-		t.own, _ = c.subjects(&Table{policies: t.policies})
-		t.nodes = nodesOf(config.Nodes)
+		t.tiers = tiers.Of(config.Cluster, c.world(t), nil)
+		t.own, _ = c.subjects(t)
+		t.nodes = c.nodesOf(t)
 	} else {
 		*t = *old
 		changed := false
@@ -49,10 +51,13 @@ func (c *Compiler) Compile(config Config) *Table {
 		if note(!sameNames || !sameElements(before.Policies, config.Policies)) {
 			t.policies = c.policiesOf(old.policies, sameNames)
 		}
+		if note(!sameNames || !sameElements(before.Cluster, config.Cluster)) {
+			t.tiers = tiers.Of(config.Cluster, c.world(t), old.tiers)
+		}
 		t.own, differs = c.subjects(t)
 		note(differs)
-		if note(!sameList(before.Nodes, config.Nodes)) {
-			t.nodes = nodesOf(config.Nodes)
+		if note(!sameList(before.Nodes, config.Nodes)) || old.tiers.NameNodes() != t.tiers.NameNodes() {
+			t.nodes = c.nodesOf(t)
 		}
 		if !changed {
 			return old
@@ -66,10 +71,15 @@ func (c *Compiler) Compile(config Config) *Table {
 // prepare looks at new groups of pods for the realms that have pods on this node, and for those that were asked before.
 func (c *Compiler) prepare(t *Table) {
 	c.groups.Publish()
+	judged := false // by policies of the cluster
 	for _, s := range t.own {
-		if s.egress != nil || s.ingress != nil {
+		if s.egress.side != nil || s.ingress.side != nil {
 			s.realm.reading.Learn()
 		}
+		judged = judged || s.egress.cluster != nil || s.ingress.cluster != nil
+	}
+	if t.tiers != nil {
+		t.tiers.Learn(judged)
 	}
 	for _, r := range t.policies.of {
 		if r.reading.Asked() {
@@ -195,10 +205,11 @@ func (c *Compiler) subjects(t *Table) (own map[string]*subject, differ bool) {
 	for _, pod := range c.config.Own {
 		name, r := pod.Namespace+"/"+pod.Name, t.policies.of[pod.Namespace]
 		s := t.own[name]
-		if s == nil || s.pod != pod || s.realm != r {
-			s = &subject{person: person{pod: pod, group: c.groupOf(pod)}, realm: r}
-			if differ = true; r != nil {
-				s.egress, s.ingress = r.side(pod, true), r.side(pod, false)
+		if s == nil || s.pod != pod || s.realm != r || s.tiers != t.tiers {
+			differ = true
+			s = &subject{
+				person: person{pod: pod, group: c.groupOf(pod)}, realm: r, tiers: t.tiers,
+				egress: t.standingOf(pod, r, true), ingress: t.standingOf(pod, r, false),
 			}
 		}
 		own[name] = s
@@ -209,10 +220,22 @@ func (c *Compiler) subjects(t *Table) (own map[string]*subject, differ bool) {
 	return own, true
 }
 
-func nodesOf(list []Node) *nodes {
-	n := &nodes{taps: map[packet.Addr]packet.Addr{}, all: map[packet.Addr]packet.Addr{}, agents: map[packet.Addr]bool{}, pods: make(map[string][]netip.Prefix, len(list))}
+// world returns what the policies of the cluster are among.
+func (c *Compiler) world(t *Table) tiers.World {
+	return tiers.World{Spaces: t.policies.spaces, Groups: c.groups}
+}
+
+func (c *Compiler) nodesOf(t *Table) *nodes {
+	list := c.config.Nodes
+	n := &nodes{groups: map[packet.Addr]int{}, taps: map[packet.Addr]packet.Addr{}, all: map[packet.Addr]packet.Addr{}, agents: map[packet.Addr]bool{}, pods: make(map[string][]netip.Prefix, len(list))}
 	for _, one := range list {
 		n.pods[one.Name] = one.Pods
+		if t.tiers.NameNodes() {
+			group := c.groups.OfNode(one.Labels)
+			for _, a := range slices.Concat(one.Addrs, one.Host) {
+				n.groups[packet.AddrFrom(a)] = group
+			}
+		}
 		for _, a := range one.Agent {
 			n.agents[packet.AddrFrom(a)] = true
 		}

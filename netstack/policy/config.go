@@ -6,6 +6,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -13,6 +14,8 @@ import (
 type Config struct {
 	// Policies are sorted by namespace and name.
 	Policies []*Policy
+	// Cluster are the policies of the cluster, in any order.
+	Cluster []*tiers.Policy
 	// Namespaces are sorted by name. One that is not among them has only the label that every namespace has.
 	Namespaces []*Namespace
 	// Own are the pods of this node, and what the node itself does in place of pods, sorted by namespace and name.
@@ -34,6 +37,8 @@ type Node struct {
 	Host []netip.Addr
 	// Agent are its stack's addresses, from which its agent speaks, for clients that it has judged.
 	Agent []netip.Addr
+	// Labels are those by which policies of the cluster select it, at its Addrs and Host.
+	Labels law.Labels
 }
 
 // Namespace is a namespace and its labels.
@@ -120,7 +125,8 @@ type Verdict uint8
 const (
 	Permit  Verdict = iota
 	Deny            // a policy says so, be it that it permits only others
-	Unknown         // it is not known yet, since the pod is not: nothing may be until it is
+	Drop            // a policy of the cluster says so, and the sender is not told
+	Unknown         // it is not known yet, since a pod is not: nothing may be until it is
 )
 
 // Ruling is a verdict, and the rule that led to it; see Table.Describe. A flow that no policy is about has Rule 0.

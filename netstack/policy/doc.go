@@ -1,6 +1,6 @@
-// Package policy says who may talk to whom: it compiles NetworkPolicies, and the pods of the cluster, into a Table that
-// judges flows. It is pure: it knows no packets, no Kubernetes and no clock. docs/decisions/0015-policy.md says who
-// asks it, when, and what becomes of the answer.
+// Package policy says who may talk to whom: it compiles NetworkPolicies, the policies of the cluster (package tiers),
+// and the cluster's pods, into a Table that judges flows. It is pure: it knows no packets, no Kubernetes and no clock.
+// docs/decisions/0015-policy.md says who asks it, when, and what becomes of the answer.
 //
 // # What is judged
 //
@@ -10,25 +10,17 @@
 // the ingress of its own node's pods. Those of others are judged by their nodes, but where Flow.Both or Flow.Steered
 // asks for it.
 //
+// The policies of the cluster come before that, and after it where no NetworkPolicy selects the pod: a standing is all
+// that is said of a pod in one direction.
+//
 // # How it is compiled
 //
-//	Policies of a namespace ─┬─ ports ──> intervals, each with the rules for it ──┐
-//	                         ├─ ranges ─> intervals, each with the rules for it ──┼─> law
-//	                         └─ selectors of other ends ──────────────────────────┘
-//	Pods with equal labels: a group ── with the law: the rules that name it ───────── realm
-//	A pod's labels ── with the policies' own selectors: the rules that it has ─────── side
-//
-// All rules of the policies of one namespace have numbers, and everything comes to sets of bits by these numbers. For a
-// flow, Judge finds the rules for the port, those that name the other end's group, and those that name its address. It
-// permits what one rule of the side is for by its port, and by its group or address. So a namespace is compiled once,
-// whatever its pods are, and a pod costs two sets.
+// All rules of the policies of one namespace are one Law (package law): a realm. A side is the set of the rules that a
+// pod has by the policies' own selectors. Judge permits what one rule of the side is for. So a namespace is compiled
+// once, whatever its pods are, and a pod costs two sets.
 //
 // A namespace is compiled when the first pod of this node needs it, and its groups with it. For a pod of another node
-// that is when it is judged here for the first time. A group is looked at by what selectors mention: groups that differ
-// in other labels, or in values that no selector mentions, have one answer.
-//
-// A namespace that is not known may have any labels besides its name. So what names its pods by namespaceSelector must
-// select it whatever they are.
+// that is when it is judged here for the first time.
 //
 // # What a change costs
 //
@@ -38,6 +30,6 @@
 //
 // # What it may cost
 //
-// With r rules, n ranges and ports, p selectors and g groups that these tell from each other, a namespace costs r·n/4
-// bytes at most, and time for g·p comparisons. Most bounds r, n and p. Who makes Configs leaves out what exceeds it.
+// Most bounds what the policies of one namespace cost, and tiers.Most what those of the cluster do. Who makes Configs
+// leaves out what exceeds it.
 package policy

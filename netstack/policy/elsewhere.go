@@ -1,11 +1,15 @@
 package policy
 
-import "tapestry.dev/tapestry/netstack/packet"
+import (
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
+)
 
-// judged is what a realm permits a pod, for ingress and for egress.
+// judged is what policies say of a pod, for ingress and for egress.
 type judged struct {
 	realm *realm
-	sides [2]*side
+	tiers *tiers.Tiers
+	sides [2]standing
 }
 
 // judgeElsewhere judges the ingress of a pod of another node. Nobody judges the flow after that. So towards an address
@@ -16,7 +20,7 @@ func (t *Table) judgeElsewhere(f *Flow) Ruling {
 	switch {
 	case f.From.Kind == OwnAgent, t.nodes.have(&f.Dst):
 		return Ruling{}
-	case to == nil && t.isStranger(&f.Toward, &f.Dst) && t.policies.about[which(false)]:
+	case to == nil && t.isStranger(&f.Toward, &f.Dst) && t.about(false):
 		return Ruling{Verdict: Unknown}
 	case to == nil:
 		return Ruling{}
@@ -32,7 +36,7 @@ func (t *Table) judgeSteered(f *Flow) Ruling {
 	switch {
 	case t.nodes.agents[f.Src]:
 		return t.judgeIsolation(f)
-	case from == nil && t.isStranger(&f.From, &f.Src) && t.policies.about[which(true)]:
+	case from == nil && t.isStranger(&f.From, &f.Src) && t.about(true):
 		return Ruling{Verdict: Unknown}
 	case from == nil:
 		return Ruling{}
@@ -49,8 +53,8 @@ func (t *Table) judgeIsolation(f *Flow) Ruling {
 		if unknown {
 			return Ruling{Verdict: Unknown}
 		}
-		if s != nil && s.ingress != nil {
-			return Ruling{Deny, s.ingress.isolates}
+		if s != nil {
+			return s.ingress.refuse()
 		}
 	case f.Toward.byAddress():
 		if to := t.at(&f.Dst); to != nil && !t.nodes.have(&f.Dst) {
@@ -70,23 +74,23 @@ func (t *Table) isStranger(e *End, a *packet.Addr) bool {
 // rule names.
 func (t *Table) judgeFor(p *person, who *other, f *Flow, egress bool) Ruling {
 	r := t.policies.of[p.pod.Namespace]
-	if r == nil {
+	if r == nil && t.tiers == nil {
 		return Ruling{}
 	}
 	if p.pod.Vague {
 		return Ruling{Verdict: Unknown}
 	}
 	j := p.judged.Load()
-	if j == nil || j.realm != r {
-		j = &judged{r, [2]*side{r.side(p.pod, false), r.side(p.pod, true)}}
+	if j == nil || j.realm != r || j.tiers != t.tiers {
+		j = &judged{r, t.tiers, [2]standing{t.standingOf(p.pod, r, false), t.standingOf(p.pod, r, true)}}
 		p.judged.Store(j)
 	}
-	switch s := j.sides[which(egress)]; {
-	case s == nil:
+	switch s := &j.sides[which(egress)]; {
+	case s.free():
 		return Ruling{}
 	case who == nil:
-		return Ruling{Deny, s.isolates}
+		return s.refuse()
 	default:
-		return s.judge(who, f)
+		return t.judge(s, who, f)
 	}
 }

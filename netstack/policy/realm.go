@@ -26,7 +26,7 @@ type code struct {
 	// of says which rules each policy has, for ingress and for egress.
 	of [][2]numbers
 	// known are what the rules are known by outside.
-	known []uint64
+	known []law.ID
 }
 
 // numbers are those from first on that are smaller than end.
@@ -54,7 +54,7 @@ func codeOf(list []*Policy, serials []uint32) *code {
 			at.first = len(rules)
 			for j := range these.List {
 				if these.Isolates {
-					rules, c.known = append(rules, &these.List[j]), append(c.known, idOf(serials[i], egress, j))
+					rules, c.known = append(rules, &these.List[j]), append(c.known, law.IDOf(serials[i], false, egress, j))
 				}
 			}
 			at.end = len(rules)
@@ -91,7 +91,7 @@ func (r *realm) side(p *Pod, egress bool) *side {
 		}
 		if s == nil {
 			c := r.code()
-			s = &side{reading: r.reading, code: c, rules: c.law.Set(), egress: egress, pod: p, isolates: idOf(r.serials[i], egress, -1)}
+			s = &side{reading: r.reading, code: c, rules: c.law.Set(), egress: egress, pod: p, isolates: uint64(law.IDOf(r.serials[i], false, egress, -1))}
 		}
 		for n := s.code.of[i][which(egress)]; n.first < n.end; n.first++ {
 			s.rules.Add(n.first)

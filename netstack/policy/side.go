@@ -31,8 +31,8 @@ func (s *side) judge(who *other, f *Flow) Ruling {
 	if server != nil {
 		q.Server = server.Ports
 	}
-	if n := s.code.law.First(s.rules, s.reading.Naming(who.group), &q); n >= 0 {
-		return Ruling{Rule: s.code.known[n]}
+	if n := s.code.law.First(s.rules, s.reading.Naming(who.group).Certain, &q); n >= 0 {
+		return Ruling{Rule: uint64(s.code.known[n])}
 	}
 	return Ruling{Deny, s.isolates}
 }

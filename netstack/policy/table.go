@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -18,6 +19,7 @@ type Table struct {
 	known    roll.Map[packet.Addr, *person]
 	own      map[string]*subject
 	policies *policies
+	tiers    *tiers.Tiers // nil: there are no policies of the cluster
 	nodes    *nodes
 }
 
@@ -34,7 +36,8 @@ type person struct {
 type subject struct {
 	person
 	realm           *realm // of its namespace, nil for none
-	egress, ingress *side  // nil: it may do everything
+	tiers           *tiers.Tiers
+	egress, ingress standing
 }
 
 // nodes are the addresses of nodes.
@@ -43,6 +46,7 @@ type nodes struct {
 	taps, all map[packet.Addr]packet.Addr
 	agents    map[packet.Addr]bool
 	pods      map[string][]netip.Prefix // by node, the ranges of its pods
+	groups    map[packet.Addr]int       // of addresses of nodes, while a rule names nodes
 }
 
 // believe reports whether a pod may have an address.
@@ -86,37 +90,23 @@ func (p *policies) serialsOf(list []*Policy) []uint32 {
 	return serials
 }
 
-// A rule is known by the serial number of its policy, the direction, and its index from 1 on; 0 is the policy itself,
-// which permits only others.
-const (
-	serialBits = 32
-	ingressBit = 1 << 31
-)
-
-func idOf(serial uint32, egress bool, rule int) uint64 {
-	id := uint64(serial)<<serialBits | uint64(rule+1)
-	if !egress {
-		id |= ingressBit
-	}
-	return id
-}
-
 // Describe says which rule of which policy decided, as "NetworkPolicy shop/web ingress[0]"; "" for none.
 func (t *Table) Describe(rule uint64) string {
+	id := law.ID(rule)
+	if id.Cluster() && t.tiers != nil {
+		return t.tiers.Describe(id)
+	}
 	for _, p := range t.policies.list {
-		if uint64(t.policies.serials[p]) != rule>>serialBits {
-			continue
+		if !id.Cluster() && t.policies.serials[p] == id.Serial() {
+			return fmt.Sprintf("NetworkPolicy %s/%s %s", p.Namespace, p.Name, id)
 		}
-		direction := "egress"
-		if rule&ingressBit != 0 {
-			direction = "ingress"
-		}
-		if i := uint32(rule) &^ ingressBit; i > 0 {
-			direction = fmt.Sprintf("%s[%d]", direction, i-1)
-		}
-		return fmt.Sprintf("NetworkPolicy %s/%s %s", p.Namespace, p.Name, direction)
 	}
 	return ""
+}
+
+// about reports whether any policy is about a direction.
+func (t *Table) about(egress bool) bool {
+	return t.policies.about[which(egress)] || t.tiers.About(egress)
 }
 
 // Judge says whether a flow may be. It allocates nothing and does not block, but when a pod of another node is judged
@@ -136,9 +126,9 @@ func (t *Table) Judge(f *Flow) Ruling {
 		if unknown {
 			return Ruling{Verdict: Unknown}
 		}
-		if s != nil && s.egress != nil {
+		if s != nil && !s.egress.free() {
 			to := t.who(&f.Toward, &f.Dst, t.nodes.taps)
-			if r = s.egress.judge(&to, f); r.Verdict != Permit {
+			if r = t.judge(&s.egress, &to, f); r.Verdict != Permit {
 				return r
 			}
 		}
@@ -166,9 +156,9 @@ func (t *Table) JudgeIngress(f *Flow) Ruling {
 		if unknown {
 			return Ruling{Verdict: Unknown}
 		}
-		if s != nil && s.ingress != nil {
+		if s != nil && !s.ingress.free() {
 			from := t.who(&f.From, &f.Src, t.nodes.all)
-			return s.ingress.judge(&from, f)
+			return t.judge(&s.ingress, &from, f)
 		}
 	case f.Both && f.Toward.byAddress():
 		return t.judgeElsewhere(f)
@@ -183,7 +173,7 @@ func (t *Table) subject(e *End) (s *subject, unknown bool) {
 		return s, false
 	}
 	namespace, _, _ := strings.Cut(e.Name, "/")
-	return nil, t.policies.of[namespace] != nil
+	return nil, t.policies.of[namespace] != nil || t.tiers != nil
 }
 
 // ownPod returns a pod of this node, nil if it is not known. What is known of another pod of that name is of no use: a

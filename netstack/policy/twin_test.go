@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -63,6 +64,11 @@ func slowStranger(c *Config, e *End, a packet.Addr, egress bool) Verdict {
 			return Unknown
 		}
 	}
+	for _, p := range c.Cluster {
+		if e.Kind == InCluster && len(slowRules(p, egress)) > 0 {
+			return Unknown
+		}
+	}
 	return Permit
 }
 
@@ -71,7 +77,7 @@ func slowSteered(c *Config, f *Flow) Verdict {
 	for _, n := range c.Nodes {
 		if slices.Contains(n.Agent, f.Src.Netip()) { // for somebody whom only rules for everybody name
 			closed := *c
-			closed.Policies = nil
+			closed.Policies, closed.Cluster = nil, nil
 			for _, p := range c.Policies {
 				one := *p
 				one.Ingress.List = nil
@@ -79,7 +85,32 @@ func slowSteered(c *Config, f *Flow) Verdict {
 			}
 			from := *f
 			from.From, from.Src, from.Both, from.Steered = End{}, packet.AddrFrom(netip.MustParseAddr("203.0.113.1")), true, false
-			return slow(&closed, &from)
+			v, pod := slow(&closed, &from), (*Pod)(nil)
+			switch {
+			case f.Toward.Kind == OwnPod:
+				pod = slowOwn(c, &f.Toward)
+			case f.Toward.byAddress():
+				pod = slowAt(c, f.Dst.Netip())
+				for _, n := range c.Nodes {
+					if slices.Contains(slices.Concat(n.Addrs, n.Host, n.Agent), f.Dst.Netip()) {
+						return Permit
+					}
+				}
+				if pod == nil {
+					return slowStranger(c, &f.Toward, f.Dst, false)
+				}
+			default:
+				return v
+			}
+			if len(c.Cluster) > 0 && (pod == nil || pod.Vague) {
+				return Unknown
+			}
+			for _, p := range c.Cluster {
+				if selects, _ := slowSubject(c, p, false, pod); selects && v == Permit {
+					return Unknown
+				}
+			}
+			return v
 		}
 	}
 	if p := slowAt(c, f.Src.Netip()); p != nil {
@@ -125,6 +156,14 @@ func slowBelieves(c *Config, p *Pod, a netip.Addr) bool {
 // slowSide judges one direction for the pod of that name; subject is nil when it is not known.
 func slowSide(c *Config, f *Flow, egress bool, subject *Pod, name string) Verdict {
 	namespace := name[:1] // those of the test have one letter
+	if len(c.Cluster) > 0 {
+		if subject == nil || subject.Vague {
+			return Unknown
+		}
+		if v, decided := slowTier(c, f, tiers.Admin, egress, subject); decided {
+			return v
+		}
+	}
 	isolated := false
 	for _, p := range c.Policies {
 		if p.Namespace != namespace {
@@ -150,6 +189,11 @@ func slowSide(c *Config, f *Flow, egress bool, subject *Pod, name string) Verdic
 	if isolated {
 		return Deny
 	}
+	if len(c.Cluster) > 0 {
+		if v, decided := slowTier(c, f, tiers.Baseline, egress, subject); decided {
+			return v
+		}
+	}
 	return Permit
 }
 
@@ -158,6 +202,7 @@ func slowRule(c *Config, f *Flow, p *Policy, r *law.Rule, egress bool, subject *
 	if egress {
 		end, addr = f.Toward, f.Dst.Netip()
 	}
+	asked := addr
 	var pod *Pod
 	if end.Kind == OwnPod {
 		pod = slowOwn(c, &end)
@@ -200,6 +245,14 @@ func slowRule(c *Config, f *Flow, p *Policy, r *law.Rule, egress bool, subject *
 			}
 			continue
 		}
+		if q.Nodes {
+			for _, n := range c.Nodes {
+				if pod == nil && end.Kind != OwnPod && slices.Contains(slices.Concat(n.Addrs, n.Host), asked) && q.Pods.Matches(n.Labels) {
+					return true
+				}
+			}
+			continue
+		}
 		if pod == nil || pod.Vague || !q.Pods.Matches(pod.Labels) {
 			continue
 		}
@@ -207,20 +260,7 @@ func slowRule(c *Config, f *Flow, p *Policy, r *law.Rule, egress bool, subject *
 			return true
 		}
 		if q.Namespaces != nil {
-			labels, known := map[string]string{law.NameLabel: pod.Namespace}, false
-			for _, ns := range c.Namespaces {
-				if ns.Name == pod.Namespace {
-					known = true
-					for _, l := range ns.Labels {
-						labels[l.Key] = l.Value
-					}
-				}
-			}
-			sure := true // whatever other labels it has
-			for _, r := range *q.Namespaces {
-				sure = sure && (known || r.Key == law.NameLabel)
-			}
-			if sure && q.Namespaces.Matches(law.LabelsOf(labels)) {
+			if selects, certain := slowSelects(c, *q.Namespaces, pod.Namespace); selects && certain {
 				return true
 			}
 		}
@@ -331,7 +371,9 @@ func (m maker) next(c Config) Config {
 		}
 		return list
 	}
-	switch m.IntN(5) {
+	switch m.IntN(7) {
+	case 5, 6:
+		m.nextCluster(&c)
 	case 0:
 		c.Own = edit(c.Own, "own")
 	case 1:
@@ -351,6 +393,7 @@ func (m maker) next(c Config) Config {
 	case 4:
 		c.Nodes = slices.Clone(c.Nodes)
 		c.Nodes[m.IntN(len(c.Nodes))].Pods = m.ranges()
+		c.Nodes[m.IntN(len(c.Nodes))].Labels = m.labels()
 	case 3:
 		c.Namespaces = nil
 		for _, name := range []string{"a", "b"} {

@@ -46,7 +46,7 @@ func TestCostOfPorts(t *testing.T) {
 	groups := NewGroups()
 	g := groups.Of("a", Labels{{"k", "1000"}})
 	groups.Publish()
-	naming := NewReading(func() *Law { return l }, "a", nil, groups).Naming(g)
+	naming := NewReading(func() *Law { return l }, "a", nil, groups).Naming(g).Certain
 	all := l.Set()
 	for i := range n {
 		all.Add(i)
@@ -90,7 +90,7 @@ func TestFirst(t *testing.T) {
 		}
 		r := NewReading(func() *Law { return l }, "", spaces, groups)
 		q := Query{Proto: packet.TCP, Port: 80, Addr: there, Server: []NamedPort{{"web", packet.TCP, 80}}}
-		if got := l.First(all, r.Naming(c.group), &q); got != c.want {
+		if got := l.First(all, r.Naming(c.group).Certain, &q); got != c.want {
 			t.Errorf("%s: rule %d, want %d", c.name, got, c.want)
 		}
 		if got := l.FirstOfAny(all, &q); got != c.ofAny {

@@ -1,7 +1,5 @@
 package law
 
-import "slices"
-
 // parties are the groups of pods and nodes that rules name.
 type parties struct {
 	list []named
@@ -54,11 +52,12 @@ type space struct {
 	nodes  bool // it is none: the group is of nodes
 }
 
-// naming adds to a set the rules that name a group of pods, which is in a namespace.
-func (l *parties) naming(rules Set, g *group, in space) {
+// naming adds to a set the rules that name a group of pods, which is in a namespace: those that do so for certain, or
+// those that possibly do.
+func (l *parties) naming(rules Set, g *group, in space, certainly bool) {
 	try := func(list []int) {
 		for _, i := range list {
-			if p := &l.list[i]; !rules.has(p.rule) && p.looksAt(in) && p.Pods.Matches(g.labels) {
+			if p := &l.list[i]; !rules.has(p.rule) && p.looksAt(in, certainly) && p.Pods.Matches(g.labels) {
 				rules.Add(p.rule)
 			}
 		}
@@ -69,16 +68,31 @@ func (l *parties) naming(rules Set, g *group, in space) {
 	try(l.rest)
 }
 
-// looksAt reports whether p selects in a namespace. One that is not known may have any labels besides its name, so p
-// must select it whatever they are.
-func (p *Party) looksAt(in space) bool {
+// looksAt reports whether p selects in a namespace, for certain or possibly.
+func (p *Party) looksAt(in space, certainly bool) bool {
 	switch {
 	case p.Nodes || in.nodes:
 		return p.Nodes && in.nodes
 	case p.Namespaces == nil:
 		return in.own
-	case !in.known && slices.ContainsFunc(*p.Namespaces, func(r Requirement) bool { return r.Key != NameLabel }):
-		return false
 	}
-	return p.Namespaces.Matches(in.labels)
+	selects, certain := p.Namespaces.MatchesNamespace(in.labels, in.known)
+	return selects && (certain || !certainly)
+}
+
+// MatchesNamespace reports whether s selects a namespace with these labels. If not all of them are known, but its name,
+// that may not be certain: s may select it, or not, by the others.
+func (s Selector) MatchesNamespace(l Labels, known bool) (selects, certain bool) {
+	if known {
+		return s.Matches(l), true
+	}
+	certain = true
+	for i := range s {
+		if s[i].Key != NameLabel {
+			certain = false
+		} else if !s[i : i+1].Matches(l) {
+			return false, true
+		}
+	}
+	return true, certain
 }

@@ -14,18 +14,25 @@ type Reading struct {
 	spaces map[string]Labels
 	groups *Groups
 	// ids are the rules that name each group, by the groups' numbers. It is nil until somebody asks.
-	ids atomic.Pointer[[]Set]
+	ids atomic.Pointer[[]Named]
 
 	mu sync.Mutex
 	// mu guards the rest. like has what was found for the groups that no rule tells from each other.
-	like map[string]Set
+	like map[string]Named
 	key  []byte
 }
+
+// Named are the rules that name a group: for certain, and possibly, which are more if not all labels of its namespace
+// are known. Where they are not more, the two are the same memory. They must not be changed.
+type Named struct{ Certain, Possible Set }
+
+// Sure reports whether all that possibly name the group do so for certain.
+func (n *Named) Sure() bool { return &n.Certain[0] == &n.Possible[0] }
 
 // NewReading returns the Reading of a Law, which is not asked for before the Reading is. own is the namespace of its
 // rules, "" if they are of none. spaces are the labels of the namespaces that are known.
 func NewReading(law func() *Law, own string, spaces map[string]Labels, g *Groups) *Reading {
-	return &Reading{law: law, own: own, spaces: spaces, groups: g, like: map[string]Set{}}
+	return &Reading{law: law, own: own, spaces: spaces, groups: g, like: map[string]Named{}}
 }
 
 // Asked reports whether somebody has needed the Reading.
@@ -41,8 +48,8 @@ func (r *Reading) Len() (groups, unlike int) {
 	return groups, len(r.like)
 }
 
-// Naming returns the rules that name a group of pods, which must not be changed.
-func (r *Reading) Naming(group int) Set {
+// Naming returns the rules that name a group.
+func (r *Reading) Naming(group int) Named {
 	if ids := r.ids.Load(); ids != nil && group < len(*ids) {
 		return (*ids)[group]
 	}
@@ -53,18 +60,19 @@ func (r *Reading) Naming(group int) Set {
 func (r *Reading) Learn() { r.learn() }
 
 // learn looks at all groups that are new. It returns the rules that name each group.
-func (r *Reading) learn() []Set {
+func (r *Reading) learn() []Named {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := *r.groups.all.Load()
-	var ids []Set
+	var ids []Named
 	if before := r.ids.Load(); before != nil {
 		if ids = *before; len(ids) >= len(all) {
 			return ids
 		}
 	}
 	if ids == nil {
-		ids = append(ids, r.law().none) // for nobody
+		none := r.law().none
+		ids = append(ids, Named{none, none}) // for nobody
 	}
 	for i := len(ids); i < len(all); i++ {
 		ids = append(ids, r.look(&all[i])) // none looks beyond the end of a list that was stored before
@@ -73,10 +81,10 @@ func (r *Reading) learn() []Set {
 	return ids
 }
 
-func (r *Reading) look(g *group) Set {
+func (r *Reading) look(g *group) Named {
 	l, own, nodes := r.law(), g.namespace == r.own, g.namespace == ofNodes
 	if !own && !nodes && !l.parties.crosses {
-		return l.none
+		return Named{l.none, l.none}
 	}
 	labels, known := r.spaces[g.namespace]
 	if !known {
@@ -86,8 +94,13 @@ func (r *Reading) look(g *group) Set {
 	r.key = l.parties.pods.appendKey(r.key, g.labels)
 	found, before := r.like[string(r.key)]
 	if !before {
-		found = l.Set()
-		l.parties.naming(found, g, space{labels, own, known, nodes})
+		in := space{labels, own, known, nodes}
+		certain := l.Set()
+		l.parties.naming(certain, g, in, true)
+		if found = (Named{certain, certain}); !known && !nodes {
+			found.Possible = l.Set()
+			l.parties.naming(found.Possible, g, in, false)
+		}
 		r.like[string(r.key)] = found
 	}
 	return found
