@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/roll"
 )
@@ -50,7 +51,9 @@ const (
 // Group is an API group in one version.
 type Group struct {
 	// Version is the apiVersion of its objects: "v1" or "networking.k8s.io/v1".
-	Version     string
+	Version string
+	// Older is another apiVersion whose objects say the same, which is read where there is no Version; "" for none.
+	Older       string
 	addToScheme func(*runtime.Scheme) error // nil when Tapestry holds none of its Go types
 }
 
@@ -70,15 +73,31 @@ func (g Group) Path() string {
 	return "/apis/" + g.Version
 }
 
+// Paths returns the paths of the versions that are read, the better one first.
+func (g Group) Paths() []string {
+	if g.Older == "" {
+		return []string{g.Path()}
+	}
+	return []string{g.Path(), "/apis/" + g.Older}
+}
+
+// Has reports whether objects with that apiVersion are read as those of the group.
+func (g Group) Has(version string) bool {
+	return version == g.Version || version == g.Older && version != ""
+}
+
 var (
-	core       = Group{"v1", corev1.AddToScheme}
-	discovery  = Group{"discovery.k8s.io/v1", discoveryv1.AddToScheme}
-	networking = Group{"networking.k8s.io/v1", networkingv1.AddToScheme}
-	admission  = Group{"admissionregistration.k8s.io/v1", nil}
-	gatewayAPI = Group{"gateway.networking.k8s.io/v1", nil}
-	policyAPI  = Group{"policy.networking.k8s.io/v1alpha2", nil}
-	ownGroup   = Group{"tapestry.dev/v1alpha1", v1alpha1.AddToScheme}
-	clusterSet = Group{"multicluster.x-k8s.io/v1alpha1", nil}
+	core       = Group{Version: "v1", addToScheme: corev1.AddToScheme}
+	discovery  = Group{Version: "discovery.k8s.io/v1", addToScheme: discoveryv1.AddToScheme}
+	networking = Group{Version: "networking.k8s.io/v1", addToScheme: networkingv1.AddToScheme}
+	admission  = Group{Version: "admissionregistration.k8s.io/v1"}
+	gatewayAPI = Group{Version: "gateway.networking.k8s.io/v1"}
+	policyAPI  = Group{
+		Version: policyapi.Group + "/" + policyapi.Version, Older: policyapi.Group + "/" + policyapi.Older, addToScheme: policyapi.AddToScheme,
+	}
+	oldPolicyAPI = Group{Version: "policy.networking.k8s.io/v1alpha1"}
+	ownGroup     = Group{Version: "tapestry.dev/v1alpha1", addToScheme: v1alpha1.AddToScheme}
+	clusterSet   = Group{Version: "multicluster.x-k8s.io/v1alpha1"}
 )
 
 // kinds is the one list of the kinds Tapestry knows, in the order in which All yields objects. Code that handles
@@ -117,6 +136,8 @@ var kinds = []*Kind{
 		Kind{Name: "EgressAddress", Plural: "EgressAddresses", Group: ownGroup, ClusterScoped: true, Use: InFiles | InCluster | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
 		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*policyapi.ClusterNetworkPolicy { return &o.ClusterNetworkPolicies },
+		Kind{Name: "ClusterNetworkPolicy", Plural: "ClusterNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: InFiles | InCluster}),
 	rollOf(func(o *Objects) *roll.List[*OtherPod] { return &o.OtherPods },
 		Kind{Name: "OtherPod", Plural: "OtherPods", Group: core, Use: InCluster, resource: "pods"}),
 	kindOf(func(o *Objects) *[]*PolicyBinding { return &o.PolicyBindings },
@@ -132,9 +153,8 @@ var kinds = []*Kind{
 	{Name: "UDPRoute", Plural: "UDPRoutes", Group: gatewayAPI, Use: NotServed},
 	{Name: "ReferenceGrant", Plural: "ReferenceGrants", Group: gatewayAPI, Use: NotServed},
 	{Name: "BackendTLSPolicy", Plural: "BackendTLSPolicies", Group: gatewayAPI, Use: NotServed},
-	{Name: "ClusterNetworkPolicy", Plural: "ClusterNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
-	{Name: "AdminNetworkPolicy", Plural: "AdminNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
-	{Name: "BaselineAdminNetworkPolicy", Plural: "BaselineAdminNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "AdminNetworkPolicy", Plural: "AdminNetworkPolicies", Group: oldPolicyAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "BaselineAdminNetworkPolicy", Plural: "BaselineAdminNetworkPolicies", Group: oldPolicyAPI, ClusterScoped: true, Use: NotServed},
 	{Name: "ServiceExport", Plural: "ServiceExports", Group: clusterSet, Use: NotServed},
 	{Name: "ServiceImport", Plural: "ServiceImports", Group: clusterSet, Use: NotServed},
 }

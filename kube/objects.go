@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 	"tapestry.dev/tapestry/roll"
 )
@@ -124,6 +125,8 @@ type Objects struct {
 	BGPAdvertisements []*v1alpha1.BGPAdvertisement
 	EgressAddresses   []*v1alpha1.EgressAddress
 	NetworkPolicies   []*networkingv1.NetworkPolicy
+	// ClusterNetworkPolicies are for pods of all namespaces.
+	ClusterNetworkPolicies []*policyapi.ClusterNetworkPolicy
 	// OtherPods are pods of other nodes, as policies see them. A source that has all pods has them in Pods.
 	OtherPods roll.List[*OtherPod]
 	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.

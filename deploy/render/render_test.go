@@ -296,28 +296,28 @@ func TestRBAC(t *testing.T) {
 	for name, want := range map[string]map[string]string{
 		"plain": {
 			"nodes": read + " patch", "pods": read, "namespaces": read, "services": read,
-			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "tapestry.dev/egressaddresses": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "policy.networking.k8s.io/clusternetworkpolicies": read, "tapestry.dev/egressaddresses": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
 			"nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 		"evictions": {
 			"nodes": read + " patch", "pods": read, "namespaces": read, "services": read,
-			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "tapestry.dev/egressaddresses": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "policy.networking.k8s.io/clusternetworkpolicies": read, "tapestry.dev/egressaddresses": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
 			"nodes/status": "patch", "events": "create patch", "pods/eviction": "create",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 		"announcers": {
 			"nodes": read + " patch", "pods": read, "namespaces": read, "services": read,
-			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "tapestry.dev/egressaddresses": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "policy.networking.k8s.io/clusternetworkpolicies": read, "tapestry.dev/egressaddresses": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read, "nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 			"tapestry.dev/addresspools": read, "tapestry.dev/l2advertisements": read, "tapestry.dev/bgppeers": read, "tapestry.dev/bgpadvertisements": read,
 		},
 		"no ingress": {
 			"nodes": read + " patch", "pods": read, "namespaces": read, "services": read,
-			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "tapestry.dev/egressaddresses": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read, "policy.networking.k8s.io/clusternetworkpolicies": read, "tapestry.dev/egressaddresses": read,
 			"nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},

@@ -38,7 +38,7 @@ type row struct {
 	unknown bool
 	// unused is set for a kind that is not asked for; the snapshot then has no objects of the kind.
 	unused bool
-	// later is set for a kind that is read only while there are NetworkPolicies.
+	// later is set for a kind that is read only while there are policies.
 	later bool
 	// arrives is the kind of which the API server sends objects; nil for kind itself.
 	arrives *kube.Kind
@@ -78,6 +78,7 @@ func (c *Cluster) rows() []row {
 		whole(strip.BGPAdvertisement).orWithout().unless(!c.Announce),
 		whole(strip.EgressAddress).orUnknown(),
 		whole(strip.NetworkPolicy),
+		whole(strip.ClusterNetworkPolicy).orUnknown(),
 		whole(strip.Namespace).afterPolicies(),
 		otherPods(c.Node).afterPolicies(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
@@ -207,7 +208,7 @@ func (c *Cluster) newSource(r row, into holder) *source {
 		while = c.policies.gate
 	}
 	return &source{
-		row: r, while: while, name: cmp.Or(r.name, r.kind.Plural), path: r.kind.Group.Path(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
+		row: r, while: while, name: cmp.Or(r.name, r.kind.Plural), paths: r.kind.Group.Paths(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
 		rests: cmp.Or(c.refusedPause, refusedPause),
 	}
 }

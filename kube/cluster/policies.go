@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// policiesWait limits how long new NetworkPolicies wait for the pods and namespaces that they name. After that they
+	// policiesWait limits how long new policies wait for the pods and namespaces that they name. After that they
 	// are in force without: whom they name by labels is denied until it is known.
 	policiesWait = 10 * time.Second
 	// policiesRest is how long pods and namespaces are followed after the last policy has gone: another may come.
@@ -44,7 +44,7 @@ func newPolicies(touch func(), wait, rest time.Duration) policies {
 // returns what is missing.
 func (p *policies) admit(objs *kube.Objects, unread []string, delivered bool) (missing []string) {
 	p.withheld, p.without = nil, nil
-	if len(objs.NetworkPolicies) == 0 {
+	if len(objs.NetworkPolicies)+len(objs.ClusterNetworkPolicies) == 0 {
 		p.expire()
 		return nil
 	}
@@ -62,11 +62,12 @@ func (p *policies) admit(objs *kube.Objects, unread []string, delivered bool) (m
 	case len(unread) == 0:
 	case !time.Now().Before(p.until):
 		p.without = unread
-	case len(waiting) == 0:
+	case len(waiting)+len(objs.ClusterNetworkPolicies) == 0:
 	case !delivered:
 		return slices.Clone(unread)
 	default:
 		p.withheld = unread
+		objs.ClusterNetworkPolicies = nil // each is for pods of namespaces that it selects
 		objs.NetworkPolicies = slices.DeleteFunc(slices.Clone(objs.NetworkPolicies), func(obj *networkingv1.NetworkPolicy) bool { return waiting[obj.Namespace] })
 	}
 	return nil
@@ -104,9 +105,9 @@ func namePods(list []*networkingv1.NetworkPolicy) map[string]bool {
 func (p *policies) problem() string {
 	switch {
 	case len(p.withheld) > 0:
-		return "NetworkPolicies are not in force yet where rules of their namespace name pods: the API server has not told " + strings.Join(p.withheld, " and ")
+		return "ClusterNetworkPolicies are not in force yet, nor NetworkPolicies where rules of their namespace name pods: the API server has not told " + strings.Join(p.withheld, " and ")
 	case len(p.without) > 0:
-		return "NetworkPolicies are in force, but whom they name by labels is denied as far as it is not known: the API server does not tell " + strings.Join(p.without, " and ")
+		return "policies are in force, but whom they name by labels is denied as far as it is not known: the API server does not tell " + strings.Join(p.without, " and ")
 	}
 	return ""
 }

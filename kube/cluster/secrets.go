@@ -115,7 +115,7 @@ func (s *secrets) watch(ctx context.Context, ref kube.Ref) *secret {
 	out := &secret{store: newStore[*corev1.Secret](nil, s.cluster.touch), stop: cancel}
 	out.source = s.cluster.newSource(r, out.store)
 	out.source.name = ref.String()
-	out.source.path += "/namespaces/" + ref.Namespace
+	out.source.paths = []string{r.kind.Group.Path() + "/namespaces/" + ref.Namespace}
 	out.source.turns, out.source.owner = s.turns, ref.Namespace
 	s.running.Go(func() { out.source.run(ctx) })
 	return out

@@ -31,8 +31,8 @@ const pageSize = 500
 // source keeps a store filled with the objects of one kind.
 type source struct {
 	row
-	name  string // in messages
-	path  string // of the API group, or of a namespace in it
+	name  string   // in messages
+	paths []string // of the versions of the API group, the better one first; or of a namespace in it
 	rest  rest.Interface
 	link  *servers.Link
 	store holder
@@ -42,6 +42,8 @@ type source struct {
 	// turns paces requests among all sources that share it, whose owners take turns. nil: requests are sent at once.
 	turns *turns.Turns
 	owner string
+
+	version int // the index of the path that is asked; only requests, one after the other, use it
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -142,8 +144,19 @@ func (s *source) pause(ctx context.Context) {
 	}
 }
 
-// do sends a request as soon as a server can be reached, and again when the server was lost on the way.
-func (s *source) do(ctx context.Context, request func() error) error {
+// do sends a request as soon as a server can be reached, and again when the server was lost on the way. Of a kind that
+// the server does not know in one version it asks for the next one.
+func (s *source) do(ctx context.Context, request func() error) (err error) {
+	for range s.paths {
+		if err = s.send(ctx, request); !apierrors.IsNotFound(err) {
+			return err
+		}
+		s.version = (s.version + 1) % len(s.paths)
+	}
+	return err
+}
+
+func (s *source) send(ctx context.Context, request func() error) error {
 	if s.turns == nil {
 		return s.link.Do(ctx, request)
 	}
@@ -297,7 +310,7 @@ func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
 		o.FieldSelector = s.selector.String()
 	}
 	o.Watch = as == ""
-	r := s.rest.Get().AbsPath(s.path, s.kind.Resource()).SpecificallyVersionedParams(o, connect.Parameters, schema.GroupVersion{Version: "v1"})
+	r := s.rest.Get().AbsPath(s.paths[s.version], s.kind.Resource()).SpecificallyVersionedParams(o, connect.Parameters, schema.GroupVersion{Version: "v1"})
 	if s.names {
 		as = "as=PartialObjectMetadata" + as + ";g=meta.k8s.io;v=v1"
 		r.SetHeader("Accept", connect.Protobuf+";"+as+",application/json;"+as)

@@ -21,7 +21,7 @@ import (
 // kindIn returns the kind of that name and version, and whether a file may hold it.
 func kindIn(name, version string) (*kube.Kind, bool) {
 	k := kube.KindNamed(name)
-	return k, k != nil && k.Use&kube.InFiles != 0 && k.Group.Version == version
+	return k, k != nil && k.Use&kube.InFiles != 0 && k.Group.Has(version)
 }
 
 // Decode returns the objects of one file, sorted by namespace and name. The error joins all mistakes that were found,

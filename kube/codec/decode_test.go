@@ -106,15 +106,15 @@ func TestDecodeMistakes(t *testing.T) {
 			`f.yaml:5: Pod default/web: spec.nodeName: expected a string, got the number 3: put it in quotes`,
 			`f.yaml:6: Pod default/web: spec.containers: expected a list, got a mapping: begin each item with a dash`,
 			`f.yaml:7: Pod default/web: spec.hostNetwork: expected true or false, got the string "yes"`,
-			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, NetworkPolicy, Node, Pod, Secret, Service, ServiceCIDR`}},
+			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ClusterNetworkPolicy, ConfigMap, EgressAddress, EndpointSlice, Ingress, IngressClass, L2Advertisement, Namespace, NetworkPolicy, Node, Pod, Secret, Service, ServiceCIDR`}},
 		"not served yet": {"apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r, namespace: x}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\n---\n" +
 			"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayList\nitems: [{metadata: {name: g}}]\n", []string{
-			`f.yaml:1: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ConfigMap, EgressAddress, EndpointSlice, Ingress,`,
+			`f.yaml:1: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are AddressPool, BGPAdvertisement, BGPPeer, ClusterNetworkPolicy, ConfigMap, EgressAddress, EndpointSlice, Ingress,`,
 			`f.yaml:5: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
 			// Another group's.
-			`f.yaml:9: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap`,
+			`f.yaml:9: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of AddressPool, BGPAdvertisement, BGPPeer, ClusterNetworkPolicy, ConfigMap`,
 			`f.yaml:15: Gateway default/g: kind: kind Gateway is known and not served yet`}},
 		"for API servers": {"apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {name: p}\n", []string{
 			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: only an API server uses kind ValidatingAdmissionPolicyBinding: remove the object`}},
@@ -131,7 +131,7 @@ func TestDecodeMistakes(t *testing.T) {
 		"number for a label":   {"apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {a: 1}}\n", []string{`f.yaml:3: Pod default/web: metadata.labels[a]: expected a string, got the number 1: put it in quotes`}},
 		"not base64":           {"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  k: hello!\n", []string{`f.yaml:5: Secret default/s: data[k]: not base64: illegal base64 data at input byte 5: encode the value, or write it as it is under stringData`}},
 		"no name":              {"apiVersion: v1\nkind: Pod\nmetadata: {}\n", []string{`f.yaml:1: Pod default/(no name): metadata.name: is missing: give the object a name`}},
-		"no kind":              {"a: b\n", []string{`f.yaml:1: an object without kind: expected one of AddressPool, BGPAdvertisement, BGPPeer, ConfigMap`}},
+		"no kind":              {"a: b\n", []string{`f.yaml:1: an object without kind: expected one of AddressPool, BGPAdvertisement, BGPPeer, ClusterNetworkPolicy, ConfigMap`}},
 		"a scalar":             {"--- hello\n", []string{`f.yaml:1: expected an object with apiVersion, kind and metadata, got the string "hello"`}},
 		"wrong version":        {"kind: Ingress\napiVersion: extensions/v1beta1\nmetadata: {name: i}\n", []string{`f.yaml:2: Ingress default/i: apiVersion: expected "networking.k8s.io/v1" for kind Ingress, got "extensions/v1beta1"`}},
 		"no version":           {"kind: Pod\nmetadata: {name: i}\n", []string{`f.yaml:1: Pod default/i: apiVersion: expected "v1" for kind Pod, got ""`}},

@@ -14,7 +14,9 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/policies"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 )
 
 // sized is a policy with so many rules, of an age, and in each of them so many peers.
@@ -59,7 +61,7 @@ func TestLimits(t *testing.T) {
 		{"much is possible", []*networkingv1.NetworkPolicy{sized("a", "x", 1, 1000, 2, anyPod), sized("a", "y", 1, 1, 5000, block), sized("a", "z", 1, 1000, 10, block)}, nil, ""},
 		{"rules", []*networkingv1.NetworkPolicy{sized("a", "aa-new", 1, 2, 1, anyPod), sized("a", "old", 9, most.Rules-1, 1, anyPod)}, []string{"aa-new"}, "have 5001 rules, more than the 5000"},
 		{"the smaller fits", []*networkingv1.NetworkPolicy{sized("a", "large", 8, 2, 0, anyPod), sized("a", "old", 9, most.Rules-1, 0, anyPod), sized("a", "small", 1, 1, 0, anyPod)}, []string{"large"}, "rules"},
-		{"one alone", []*networkingv1.NetworkPolicy{sized("a", "x", 1, 1, most.Ranges, block)}, []string{"x"}, "have 100000 ranges and exceptions of ipBlocks, more than the 50000"},
+		{"one alone", []*networkingv1.NetworkPolicy{sized("a", "x", 1, 1, most.Ranges, block)}, []string{"x"}, "have 100000 ranges, and exceptions of these, more than the 50000"},
 		{"ports", []*networkingv1.NetworkPolicy{ports}, []string{"new"}, "10001 ports"},
 		{"values", []*networkingv1.NetworkPolicy{values}, []string{"new"}, "10001 selectors"},
 		{"other namespaces", []*networkingv1.NetworkPolicy{sized("a", "x", 1, most.Rules, 0, anyPod), sized("b", "y", 1, most.Rules, 0, anyPod)}, nil, ""},
@@ -133,6 +135,29 @@ func TestManyPorts(t *testing.T) {
 		t.Errorf("%d ports", n)
 	}
 	if len(say.Problems) != 1 || say.Problems[0].Object.Name != "x" || !strings.Contains(say.Problems[0].Message, "10000 ports with names") {
+		t.Errorf("told is %v", say.Problems)
+	}
+}
+
+// TestClusterLimits: what exceeds in the cluster denies its pods everything where it has rules, and is told.
+func TestClusterLimits(t *testing.T) {
+	sized := func(name string, age, rules int) *policyapi.ClusterNetworkPolicy {
+		p := &policyapi.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, -age))}}
+		p.Spec = policyapi.Spec{Tier: policyapi.Baseline, Subject: policyapi.Subject{Namespaces: &metav1.LabelSelector{}}}
+		p.Spec.Egress = slices.Repeat([]policyapi.Rule{{Action: policyapi.ActionAccept, To: []policyapi.Peer{{Namespaces: &metav1.LabelSelector{}}}}}, rules)
+		return p
+	}
+	o := kube.Objects{ClusterNetworkPolicies: []*policyapi.ClusterNetworkPolicy{sized("large", 1, 2), sized("old", 9, tiers.Most.Rules-1), sized("small", 1, 1)}}
+	var say kube.Report
+	list := new(policies.Stage).Of(&o, around, &say).Cluster
+	if len(list) != 3 || len(list[1].Egress) != tiers.Most.Rules-1 || len(list[2].Egress) != 1 {
+		t.Fatalf("%d policies", len(list))
+	}
+	closed := list[0]
+	if len(closed.Ingress) != 0 || len(closed.Egress) != 1 || closed.Egress[0].Action != tiers.Deny || !closed.Egress[0].Everybody || !closed.Egress[0].AnyPort || closed.Tier != tiers.Baseline {
+		t.Errorf("the one that exceeds comes to %+v", closed)
+	}
+	if len(say.Problems) != 1 || say.Problems[0].Object.String() != "ClusterNetworkPolicy large" || !strings.Contains(say.Problems[0].Message, "10001 rules") {
 		t.Errorf("told is %v", say.Problems)
 	}
 }

@@ -17,21 +17,21 @@ import (
 	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
-// parser reads one NetworkPolicy.
+// parser reads one policy.
 type parser struct {
-	obj *networkingv1.NetworkPolicy
+	ref kube.Ref
 	say *kube.Report
 }
 
 func (p *parser) fault(field, format string, args ...any) {
-	p.say.Errorf(kube.RefOf(p.obj), field, format, args...)
+	p.say.Errorf(p.ref, field, format, args...)
 }
 
 // parse reads a NetworkPolicy.
 func parse(obj *networkingv1.NetworkPolicy, say *kube.Report) *policy.Policy {
-	p := parser{obj, say}
+	p := parser{kube.RefOf(obj), say}
 	out := &policy.Policy{Namespace: obj.Namespace, Name: obj.Name}
-	out.Ingress.Isolates, out.Egress.Isolates = p.directions()
+	out.Ingress.Isolates, out.Egress.Isolates = p.directions(&obj.Spec)
 	var ok bool
 	if out.Pods, ok = p.selector(&obj.Spec.PodSelector, "spec.podSelector", "the policy is for all pods of its namespace, and permits nobody"); !ok {
 		return out // with its rules it would permit what others of its namespace do not
@@ -49,11 +49,11 @@ func parse(obj *networkingv1.NetworkPolicy, say *kube.Report) *policy.Policy {
 
 // directions returns for which directions the policy is. Without policyTypes it is for ingress, and for egress if it
 // has rules for that, as the API server would write.
-func (p *parser) directions() (ingress, egress bool) {
-	if len(p.obj.Spec.PolicyTypes) == 0 {
-		return true, len(p.obj.Spec.Egress) > 0
+func (p *parser) directions(spec *networkingv1.NetworkPolicySpec) (ingress, egress bool) {
+	if len(spec.PolicyTypes) == 0 {
+		return true, len(spec.Egress) > 0
 	}
-	for i, t := range p.obj.Spec.PolicyTypes {
+	for i, t := range spec.PolicyTypes {
 		switch t {
 		case networkingv1.PolicyTypeIngress:
 			ingress = true
@@ -64,11 +64,11 @@ func (p *parser) directions() (ingress, egress bool) {
 			ingress, egress = true, true
 		}
 	}
-	if len(p.obj.Spec.Ingress) > 0 && !ingress {
-		p.say.Warnf(kube.RefOf(p.obj), "spec.ingress", "its rules mean nothing, since spec.policyTypes has no Ingress: add it there, or remove the rules")
+	if len(spec.Ingress) > 0 && !ingress {
+		p.say.Warnf(p.ref, "spec.ingress", "its rules mean nothing, since spec.policyTypes has no Ingress: add it there, or remove the rules")
 	}
-	if len(p.obj.Spec.Egress) > 0 && !egress {
-		p.say.Warnf(kube.RefOf(p.obj), "spec.egress", "its rules mean nothing, since spec.policyTypes has no Egress: add it there, or remove the rules")
+	if len(spec.Egress) > 0 && !egress {
+		p.say.Warnf(p.ref, "spec.egress", "its rules mean nothing, since spec.policyTypes has no Egress: add it there, or remove the rules")
 	}
 	return ingress, egress
 }
@@ -112,27 +112,28 @@ func (p *parser) party(field string, peer *networkingv1.NetworkPolicyPeer) (part
 }
 
 func (p *parser) block(field string, b *networkingv1.IPBlock) (party law.Party, ok bool) {
-	if party.Range, ok = p.prefix(field+".cidr", b.CIDR); !ok {
+	if party.Range, ok = p.prefix(field+".cidr", b.CIDR, "so it names nobody"); !ok {
 		return party, false
 	}
 	for i, text := range b.Except {
 		at := fmt.Sprintf("%s.except[%d]", field, i)
-		e, ok := p.prefix(at, text)
+		e, ok := p.prefix(at, text, "so it names nobody")
 		if !ok {
 			return party, false // who knows whom it was to exclude
 		}
 		if !party.Range.Overlaps(e) || e.Bits() < party.Range.Bits() {
-			p.say.Warnf(kube.RefOf(p.obj), at, "%s does not lie in %s", e, party.Range)
+			p.say.Warnf(p.ref, at, "%s does not lie in %s", e, party.Range)
 		}
 		party.Except = append(party.Except, e)
 	}
 	return party, true
 }
 
-func (p *parser) prefix(field, text string) (netip.Prefix, bool) {
+// prefix reads a range. otherwise says what follows if it is none.
+func (p *parser) prefix(field, text, otherwise string) (netip.Prefix, bool) {
 	r, err := netip.ParsePrefix(text)
 	if err != nil || r.Addr().Is4In6() {
-		p.fault(field, "%q is no range, so it names nobody: expected one like 192.0.2.0/24", text)
+		p.fault(field, "%q is no range, %s: expected one like 192.0.2.0/24", text, otherwise)
 		return netip.Prefix{}, false
 	}
 	return r.Masked(), true

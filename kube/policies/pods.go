@@ -43,10 +43,10 @@ func uidOf(obj *corev1.Pod) string {
 // tellPod tells of a pod of this node of which policies do not know all.
 func tellPod(obj *corev1.Pod, say *kube.Report) {
 	if n := len(kube.NamedPorts(&obj.Spec)); n > mostPorts && !obj.Spec.HostNetwork {
-		say.Warnf(kube.RefOf(obj), "spec.containers", "it has %d ports with names, and NetworkPolicies know the first %d of them: name fewer", n, mostPorts)
+		say.Warnf(kube.RefOf(obj), "spec.containers", "it has %d ports with names, and policies know the first %d of them: name fewer", n, mostPorts)
 	}
 	if len(obj.Labels) > kube.MaxPodLabels && !obj.Spec.HostNetwork {
-		say.Errorf(kube.RefOf(obj), "metadata.labels", "it has more than %d labels, so where its namespace has NetworkPolicies it reaches nobody, and nobody reaches it: remove some of them", kube.MaxPodLabels)
+		say.Errorf(kube.RefOf(obj), "metadata.labels", "it has more than %d labels, so where its namespace has NetworkPolicies, or there are ClusterNetworkPolicies, it reaches nobody, and nobody reaches it: remove some of them", kube.MaxPodLabels)
 	}
 }
 

@@ -13,10 +13,12 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -33,7 +35,9 @@ type Around struct {
 // Config. The zero value is ready.
 type Stage struct {
 	policies   known[*networkingv1.NetworkPolicy, *policy.Policy]
-	limits     limits
+	limits     limits[*networkingv1.NetworkPolicy, *policy.Policy]
+	cluster    known[*policyapi.ClusterNetworkPolicy, *tiers.Policy]
+	tiers      limits[*policyapi.ClusterNetworkPolicy, *tiers.Policy]
 	namespaces known[*corev1.Namespace, *policy.Namespace]
 	pods       known[*corev1.Pod, *policy.Pod]
 	split      struct {
@@ -45,23 +49,34 @@ type Stage struct {
 	read   roll.List[*kube.OtherPod]
 	others roll.List[*policy.Pod]
 	net    *netstack.Config
+	byName []*corev1.Node
 	nodes  []policy.Node
 }
 
-// Of returns the Config for the node of a. It is the zero Config where there are no NetworkPolicies. Lists of objs are
-// sorted.
+// Of returns the Config for the node of a. It is the zero Config where there are no policies. Lists of objs are sorted.
 func (s *Stage) Of(objs *kube.Objects, a Around, say *kube.Report) policy.Config {
-	if len(objs.NetworkPolicies) == 0 {
+	if len(objs.NetworkPolicies)+len(objs.ClusterNetworkPolicies) == 0 {
 		*s = Stage{}
 		return policy.Config{}
 	}
-	c := policy.Config{Policies: s.limits.within(objs.NetworkPolicies, s.policies.each(objs.NetworkPolicies, say, parse), say)}
+	s.limits.bound, s.tiers.bound = ofNamespaces, ofCluster
+	c := policy.Config{
+		Policies: s.limits.within(objs.NetworkPolicies, s.policies.each(objs.NetworkPolicies, say, parse), say),
+		Cluster:  s.tiers.within(objs.ClusterNetworkPolicies, s.cluster.each(objs.ClusterNetworkPolicies, say, parseCluster), say),
+	}
 	c.Namespaces = s.namespaces.each(objs.Namespaces, say, func(ns *corev1.Namespace, _ *kube.Report) *policy.Namespace {
 		return &policy.Namespace{Name: ns.Name, Labels: law.LabelsOf(ns.Labels)}
 	})
 	c.Own, c.Others = s.divide(objs, a, say)
-	if s.net != a.Net {
-		s.net, s.nodes = a.Net, nodesOf(a.Net)
+	labelled := objs.Nodes
+	if len(c.Cluster) == 0 { // nothing else names nodes
+		labelled = nil
+	}
+	if s.net != a.Net || !kube.Same(s.byName, labelled) {
+		s.net, s.byName = a.Net, labelled
+		if nodes := nodesOf(a.Net, labelled); !reflect.DeepEqual(nodes, s.nodes) {
+			s.nodes = nodes
+		}
 	}
 	c.Nodes = s.nodes
 	return c
@@ -172,10 +187,14 @@ func compare(a, b *kube.OtherPod) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// nodesOf returns this node and its peers as the other ends of flows.
-func nodesOf(c *netstack.Config) []policy.Node {
+// nodesOf returns this node and its peers as the other ends of flows, with the labels of those of a list.
+func nodesOf(c *netstack.Config, labelled []*corev1.Node) []policy.Node {
+	labels := make(map[string]law.Labels, len(labelled))
+	for _, n := range labelled {
+		labels[n.Name] = law.LabelsOf(n.Labels)
+	}
 	one := func(name string, addrs []netip.Addr, ranges []netip.Prefix, agent bool) policy.Node {
-		n := policy.Node{Name: name, Pods: ranges, Addrs: addrs}
+		n := policy.Node{Name: name, Pods: ranges, Addrs: addrs, Labels: labels[name]}
 		for _, r := range ranges {
 			if n.Host = append(n.Host, addressing.Host(r)); agent {
 				n.Agent = append(n.Agent, addressing.Stack(r))

@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/policies"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/roll"
@@ -31,7 +32,7 @@ func next(r *rand.Rand, o kube.Objects) kube.Objects {
 		return metav1.ObjectMeta{Namespace: "x", Name: name, Labels: map[string]string{"app": fmt.Sprint(r.IntN(3))}, Annotations: map[string]string{"n": fmt.Sprint(r.Int())}}
 	}
 	n := r.IntN(6)
-	switch r.IntN(4) {
+	switch r.IntN(6) {
 	case 0:
 		p := &corev1.Pod{ObjectMeta: meta(fmt.Sprint("pod-", n)), Spec: corev1.PodSpec{NodeName: "n1", HostNetwork: r.IntN(5) == 0}, Status: corev1.PodStatus{PodIP: fmt.Sprint("10.244.1.", n)}}
 		o.Pods = append(slices.DeleteFunc(o.Pods, func(q *corev1.Pod) bool { return q.Name == p.Name }), p)
@@ -50,6 +51,15 @@ func next(r *rand.Rand, o kube.Objects) kube.Objects {
 		}
 	case 3:
 		o.Namespaces = []*corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{"team": fmt.Sprint(r.IntN(2))}}}}
+	case 4:
+		p := &policyapi.ClusterNetworkPolicy{ObjectMeta: meta(fmt.Sprint("cluster-", n%3)), Spec: policyapi.Spec{Tier: policyapi.Admin, Subject: policyapi.Subject{Namespaces: &metav1.LabelSelector{}}}}
+		p.Namespace = ""
+		o.ClusterNetworkPolicies = slices.DeleteFunc(o.ClusterNetworkPolicies, func(q *policyapi.ClusterNetworkPolicy) bool { return q.Name == p.Name })
+		if r.IntN(3) > 0 {
+			o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, p)
+		}
+	case 5:
+		o.Nodes = []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"role": fmt.Sprint(r.IntN(2))}}}}
 	}
 	o.Sort()
 	return o
@@ -83,6 +93,9 @@ func TestStage(t *testing.T) {
 				t.Fatalf("seed %d: %+v, want %+v", seed, got, want)
 			}
 			if len(before.Policies) > 0 && len(got.Policies) > 0 {
+				if reflect.DeepEqual(before.Cluster, got.Cluster) && !kube.Same(before.Cluster, got.Cluster) || reflect.DeepEqual(before.Nodes, got.Nodes) && !kube.Same(before.Nodes, got.Nodes) {
+					t.Fatalf("seed %d: equal policies of the cluster, or nodes, are not the same", seed)
+				}
 				if reflect.DeepEqual(before.Own, got.Own) && !kube.Same(before.Own, got.Own) || reflect.DeepEqual(before.Policies, got.Policies) && !kube.Same(before.Policies, got.Policies) {
 					t.Fatalf("seed %d: equal lists are not the same", seed)
 				}

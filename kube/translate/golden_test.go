@@ -21,6 +21,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/policy/law"
+	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
@@ -162,7 +163,7 @@ func render(r translate.Result) any {
 	if r.Quotas != nil {
 		out["quotas"] = r.Quotas
 	}
-	if len(r.Policy.Policies) > 0 {
+	if len(r.Policy.Policies)+len(r.Policy.Cluster) > 0 {
 		out["policy"] = policies(r.Policy)
 	}
 	if r.Leaving {
@@ -180,27 +181,44 @@ func policies(c policy.Config) any {
 		}
 		return "{" + strings.Join(parts, ", ") + "}"
 	}
-	var list, own, others, nodes, namespaces []string
+	// ends makes readable for whom and for which ports a rule is.
+	ends := func(rule *law.Rule) string {
+		line := fmt.Sprintf("everybody=%t", rule.Everybody)
+		for _, q := range rule.Parties {
+			switch {
+			case q.Range.IsValid():
+				line += fmt.Sprintf("; %s without %s", q.Range, q.Except)
+			case q.Nodes:
+				line += "; nodes " + selector(q.Pods)
+			case q.Namespaces == nil:
+				line += "; pods " + selector(q.Pods)
+			default:
+				line += "; pods " + selector(q.Pods) + " in " + selector(*q.Namespaces)
+			}
+		}
+		line += fmt.Sprintf(" to anyPort=%t", rule.AnyPort)
+		for _, q := range rule.Ports {
+			line += fmt.Sprintf(" %s %q %d-%d", protos[q.Proto], q.Name, q.First, q.Last)
+		}
+		return line
+	}
+	var list, cluster, own, others, nodes, namespaces []string
+	for _, p := range c.Cluster {
+		name := fmt.Sprintf("%s %d %s", [...]string{"Admin", "Baseline"}[p.Tier], p.Priority, p.Name)
+		cluster = append(cluster, fmt.Sprintf("%s for %s in %s", name, selector(p.Pods), selector(p.Namespaces)))
+		for direction, rules := range map[string][]tiers.Rule{"ingress": p.Ingress, "egress": p.Egress} {
+			for i := range rules {
+				action := [...]string{"Pass", "Accept", "Deny"}[rules[i].Action]
+				cluster = append(cluster, fmt.Sprintf("%s %s[%d]: %s %s", name, direction, i, action, ends(&rules[i].Rule)))
+			}
+		}
+	}
+	slices.Sort(cluster)
 	for _, p := range c.Policies {
 		list = append(list, fmt.Sprintf("%s/%s for %s", p.Namespace, p.Name, selector(p.Pods)))
 		for direction, rules := range map[string]policy.Rules{"ingress": p.Ingress, "egress": p.Egress} {
 			for i, rule := range rules.List {
-				line := fmt.Sprintf("%s/%s %s[%d]: everybody=%t", p.Namespace, p.Name, direction, i, rule.Everybody)
-				for _, q := range rule.Parties {
-					switch {
-					case q.Range.IsValid():
-						line += fmt.Sprintf("; %s without %s", q.Range, q.Except)
-					case q.Namespaces == nil:
-						line += "; pods " + selector(q.Pods)
-					default:
-						line += "; pods " + selector(q.Pods) + " in " + selector(*q.Namespaces)
-					}
-				}
-				line += fmt.Sprintf(" to anyPort=%t", rule.AnyPort)
-				for _, q := range rule.Ports {
-					line += fmt.Sprintf(" %s %q %d-%d", protos[q.Proto], q.Name, q.First, q.Last)
-				}
-				list = append(list, line)
+				list = append(list, fmt.Sprintf("%s/%s %s[%d]: %s", p.Namespace, p.Name, direction, i, ends(&rule)))
 			}
 			if rules.Isolates {
 				list = append(list, fmt.Sprintf("%s/%s isolates for %s", p.Namespace, p.Name, direction))
@@ -225,9 +243,17 @@ func policies(c policy.Config) any {
 		namespaces = append(namespaces, fmt.Sprint(n.Name, n.Labels))
 	}
 	for _, n := range c.Nodes {
-		nodes = append(nodes, fmt.Sprintf("%s %s, host %s, agent %s, pods %s", n.Name, n.Addrs, n.Host, n.Agent, n.Pods))
+		line := fmt.Sprintf("%s %s, host %s, agent %s, pods %s", n.Name, n.Addrs, n.Host, n.Agent, n.Pods)
+		if n.Labels != nil {
+			line += fmt.Sprint(", labels ", n.Labels)
+		}
+		nodes = append(nodes, line)
 	}
-	return map[string]any{"policies": list, "own": own, "others": others, "namespaces": namespaces, "nodes": nodes}
+	out := map[string]any{"policies": list, "own": own, "others": others, "namespaces": namespaces, "nodes": nodes}
+	if cluster != nil {
+		out["cluster"] = cluster
+	}
+	return out
 }
 
 // announced makes what is announced readable, with the peers that are watched for it.

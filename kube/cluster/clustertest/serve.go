@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
@@ -45,22 +47,33 @@ type answer struct {
 	w       http.ResponseWriter
 	info    runtime.SerializerInfo
 	partial bool
+	as      runtime.GroupVersioner // of objects that exist in it
+}
+
+// versionOf returns the version of the API for which a path asks.
+func versionOf(path string) schema.GroupVersion {
+	parts := strings.Split(path, "/")
+	if len(parts) < 4 || parts[1] != "apis" {
+		return schema.GroupVersion{Version: "v1"}
+	}
+	return schema.GroupVersion{Group: parts[2], Version: parts[3]}
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
 	accept := r.Header.Get("Accept")
 	want := runtime.ContentTypeJSON
 	// A real server has only JSON for the kinds of CustomResourceDefinitions.
-	custom := strings.HasPrefix(r.URL.Path, "/apis/"+v1alpha1.GroupVersion.Group+"/") && !strings.Contains(accept, "as=PartialObjectMetadata")
+	group := strings.HasPrefix(r.URL.Path, "/apis/"+v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(r.URL.Path, "/apis/"+policyapi.Group+"/")
+	custom := group && !strings.Contains(accept, "as=PartialObjectMetadata")
 	if strings.HasPrefix(accept, runtime.ContentTypeProtobuf) && !custom {
 		want = runtime.ContentTypeProtobuf
 	}
 	info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), want)
-	return &answer{w: w, info: info, partial: strings.Contains(accept, "as=PartialObjectMetadata")}
+	return &answer{w: w, info: info, as: versionOf(r.URL.Path), partial: strings.Contains(accept, "as=PartialObjectMetadata")}
 }
 
 func (a *answer) encoder() runtime.Encoder {
-	return codecs.WithoutConversion().EncoderForVersion(a.info.Serializer, nil)
+	return codecs.WithoutConversion().EncoderForVersion(a.info.Serializer, a.as)
 }
 
 func (a *answer) object(status int, obj runtime.Object) {
@@ -125,7 +138,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, line)
 	s.clients[r.UserAgent()] = true
-	status, held := s.answers[req.resource], s.held[req.resource]
+	status, held := cmp.Or(s.answers[req.resource], s.answers[versionOf(r.URL.Path).Version+"/"+req.resource]), s.held[req.resource]
 	s.mu.Unlock()
 	if held != nil {
 		select {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/policyapi"
 )
 
 var here = Owner{Node: "n1", Cluster: "c"}
@@ -48,6 +49,7 @@ func oneOfEach() *kube.Objects {
 	all.Add(node("10.244.1.0/24"), "")
 	objs := all.Objects()
 	objs.EgressAddresses[0].Spec.Addresses = []string{"192.0.2.77"}
+	objs.ClusterNetworkPolicies[0].Spec.Egress = []policyapi.Rule{{Action: policyapi.ActionAccept, Unread: []string{"an unknown field"}}}
 	objs.Secrets[0].Data = map[string][]byte{corev1.TLSPrivateKeyKey: []byte("hidden")}
 	objs.Sort()
 	return &objs

@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
@@ -193,6 +194,11 @@ func OtherPod(p *corev1.Pod) {
 // NetworkPolicy keeps the spec.
 func NetworkPolicy(p *networkingv1.NetworkPolicy) {
 	*p = networkingv1.NetworkPolicy{ObjectMeta: meta(&p.ObjectMeta, ourKey), Spec: p.Spec}
+}
+
+// ClusterNetworkPolicy keeps the spec.
+func ClusterNetworkPolicy(p *policyapi.ClusterNetworkPolicy) {
+	*p = policyapi.ClusterNetworkPolicy{ObjectMeta: meta(&p.ObjectMeta, ourKey), Spec: p.Spec}
 }
 
 // Namespace keeps the labels, by which policies select it.

@@ -53,7 +53,7 @@ func (c Cache) Kubernetes(bin string) ([]Image, error) {
 	images := []Image{
 		{Tags: []string{Pause}, Layers: []Layer{pause}, Config: Config{Entrypoint: []string{"/pause"}, User: "65535:65535"}},
 		{Tags: []string{tests + "busybox:1.37.0-1"}, Layers: []Layer{busybox}, Config: Config{Cmd: []string{"sh"}, Env: path}},
-		{Tags: []string{tests + "agnhost:2.56", tests + "jessie-dnsutils:1.7"}, Layers: userland,
+		{Tags: []string{tests + "agnhost:2.56", tests + "agnhost:2.45", tests + "jessie-dnsutils:1.7"}, Layers: userland,
 			Config: Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: path}},
 	}
 	// A server that crafts packets, and tells whether they end a connection.
