@@ -17,17 +17,17 @@ import (
 // router is a BGPPeer that can be understood.
 type router struct {
 	announce.Peer
-	on labels.Selector
+	ref kube.Ref
+	on  labels.Selector
 }
-
-func (p *router) ref() kube.Ref { return kube.Ref{Kind: "BGPPeer", Name: p.Name} }
 
 // readRouters finds the routers of all nodes.
 func (r *rules) readRouters() {
 	for _, obj := range r.objs.BGPPeers {
-		on, ok := r.selector(kube.RefOf(obj), "spec.nodeSelector", obj.Spec.NodeSelector)
+		ref := kube.RefOf(obj)
+		on, ok := r.selector(ref, "spec.nodeSelector", obj.Spec.NodeSelector)
 		if p, also := r.peer(obj); ok && also {
-			r.routers = append(r.routers, router{p, on})
+			r.routers = append(r.routers, router{p, ref, on})
 		}
 	}
 }
@@ -60,7 +60,7 @@ func (r *rules) choosePeers() {
 		return
 	}
 	for _, p := range r.speaking(r.self, func(p, first *router) {
-		r.say.Errorf(p.ref(), "spec.address", isTaken, p.Address, first.Name, r.node)
+		r.say.Errorf(p.ref, "spec.address", isTaken, p.Address, first.Name, r.node)
 	}) {
 		r.peers = append(r.peers, p.Peer)
 	}

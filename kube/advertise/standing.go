@@ -2,6 +2,7 @@ package advertise
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -19,6 +20,23 @@ type Standing struct {
 	Faults []string
 	// Reason is that of the gravest fault, one of package v1alpha1, and "" when there is none.
 	Reason string
+	// speakers are the names of the nodes with a session, of a BGPPeer; sorted.
+	speakers []string
+}
+
+// Speaks reports whether a node is one of those that have a session with a BGPPeer.
+func (s *Standing) Speaks(node string) bool {
+	_, there := slices.BinarySearch(s.speakers, node)
+	return there
+}
+
+// standings are those of the objects of a snapshot. Whatever is said of other objects is left out.
+type standings map[kube.Ref]*Standing
+
+func (all standings) fault(of kube.Ref, reason, field, text string) {
+	if s := all[of]; s != nil {
+		s.fault(reason, field, text)
+	}
 }
 
 func (s *Standing) fault(reason, field, text string) {
@@ -30,8 +48,7 @@ func (s *Standing) fault(reason, field, text string) {
 
 // Standings returns the Standing of every L2Advertisement, BGPPeer and BGPAdvertisement. It reads them as agents do.
 func Standings(objs *kube.Objects) map[kube.Ref]*Standing {
-	r := read("", objs, nil)
-	out := map[kube.Ref]*Standing{}
+	out := standings{}
 	for obj := range kube.ListOf[*v1alpha1.L2Advertisement](objs) {
 		out[kube.RefOf(obj)] = &Standing{}
 	}
@@ -41,20 +58,27 @@ func Standings(objs *kube.Objects) map[kube.Ref]*Standing {
 	for obj := range kube.ListOf[*v1alpha1.BGPAdvertisement](objs) {
 		out[kube.RefOf(obj)] = &Standing{}
 	}
+	out.fill(read("", objs, nil))
+	return out
+}
+
+// fill says how the objects stand by what was read of them.
+func (all standings) fill(r *rules) {
 	for _, p := range r.say.Problems {
 		reason := v1alpha1.ReasonInvalid
 		if p.Field == "spec.pools" || p.Field == "spec.peers" {
 			reason = v1alpha1.ReasonNotFound
 		}
-		out[p.Object].fault(reason, p.Field, p.Message)
+		all.fault(p.Object, reason, p.Field, p.Message)
 	}
 	for _, list := range [][]*ad{r.links, r.routes} {
 		for _, a := range list {
-			r.countAnnouncing(a, out[a.ref])
+			if s := all[a.ref]; s != nil {
+				r.countAnnouncing(a, s)
+			}
 		}
 	}
-	r.countSpeaking(out)
-	return out
+	r.countSpeaking(all)
 }
 
 // countAnnouncing counts the nodes that an advertisement has announce.
@@ -71,7 +95,7 @@ func (r *rules) countAnnouncing(a *ad, s *Standing) {
 }
 
 // countSpeaking counts the nodes that have sessions with routers.
-func (r *rules) countSpeaking(out map[kube.Ref]*Standing) {
+func (r *rules) countSpeaking(all standings) {
 	told := map[*router]bool{}
 	for _, n := range r.objs.Nodes {
 		if !hasAgent(n) {
@@ -80,15 +104,23 @@ func (r *rules) countSpeaking(out map[kube.Ref]*Standing) {
 		for _, p := range r.speaking(labels.Set(n.Labels), func(p, first *router) {
 			if !told[p] {
 				told[p] = true
-				out[p.ref()].fault(v1alpha1.ReasonAddressTaken, "spec.address", fmt.Sprintf(isTaken, p.Address, first.Name, n.Name))
+				all.fault(p.ref, v1alpha1.ReasonAddressTaken, "spec.address", fmt.Sprintf(isTaken, p.Address, first.Name, n.Name))
 			}
 		}) {
-			out[p.ref()].Nodes++
+			if s := all[p.ref]; s != nil {
+				s.speakers = append(s.speakers, n.Name)
+			}
 		}
 	}
 	for i := range r.routers {
-		if p := &r.routers[i]; out[p.ref()].Nodes == 0 && !told[p] {
-			out[p.ref()].fault(v1alpha1.ReasonNoNode, "spec.nodeSelector", "it selects no node that runs an agent, so that nobody has a session with it: select one at least")
+		p := &r.routers[i]
+		s := all[p.ref]
+		if s == nil {
+			continue
+		}
+		slices.Sort(s.speakers)
+		if s.Nodes = len(s.speakers); s.Nodes == 0 && !told[p] {
+			s.fault(v1alpha1.ReasonNoNode, "spec.nodeSelector", "it selects no node that runs an agent, so that nobody has a session with it: select one at least")
 		}
 	}
 }

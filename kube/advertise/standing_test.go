@@ -6,9 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/advertise"
 	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 // nodes has two nodes in rack a, one in rack b, one that may not announce load balancers, one that is another
@@ -30,6 +33,20 @@ const nodes = `
 ---
 {apiVersion: tapestry.dev/v1alpha1, kind: BGPPeer, metadata: {name: tor}, spec: {address: 203.0.113.1, peerASN: 64512, myASN: 65000, nodeSelector: {matchLabels: {rack: a}}}}
 `
+
+// TestStandingsOfOddNames: an object of a cluster-scoped kind that was given a namespace, as files may give it, stands as
+// the others do.
+func TestStandingsOfOddNames(t *testing.T) {
+	ref := kube.Ref{Kind: "BGPPeer", Namespace: "odd", Name: "tor"}
+	p := &v1alpha1.BGPPeer{Spec: v1alpha1.BGPPeerSpec{Address: "203.0.113.1", PeerASN: 64512, MyASN: 65000}}
+	p.Namespace, p.Name = ref.Namespace, ref.Name
+	n := &corev1.Node{}
+	n.Name = "n1"
+	all := advertise.Standings(&kube.Objects{Nodes: []*corev1.Node{n}, BGPPeers: []*v1alpha1.BGPPeer{p}})
+	if s := all[ref]; len(all) != 1 || s == nil || s.Nodes != 1 || !s.Speaks("n1") || s.Speaks("n2") {
+		t.Errorf("got %v, of it %+v", all, s)
+	}
+}
 
 // TestStandings: an object is told whether all of it can be used, why not, and how many nodes it is for.
 func TestStandings(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 // AnnounceStatus gives L2Advertisements, BGPPeers and BGPAdvertisements their status. It returns a new snapshot with
 // changed copies of those that have another one. What is wrong with them is told as Events by the agents, who find the
-// same. How sessions are is known to the nodes alone; what they report of BGPPeers is repeated.
+// same. How sessions are is known to the nodes alone; what they report of BGPPeers that select them is repeated.
 func AnnounceStatus(objs kube.Objects, at time.Time) kube.Objects {
 	now := metav1.NewTime(at.Truncate(time.Second))
 	standings := advertise.Standings(&objs)
@@ -28,7 +28,10 @@ func AnnounceStatus(objs kube.Objects, at time.Time) kube.Objects {
 	}
 	objs.L2Advertisements = changed(objs.L2Advertisements, every, func(o *v1alpha1.L2Advertisement) { accept(o, &o.Status) })
 	objs.BGPAdvertisements = changed(objs.BGPAdvertisements, every, func(o *v1alpha1.BGPAdvertisement) { accept(o, &o.Status) })
-	said := reports(objs.Nodes, "BGPPeer", kube.SessionFault)
+	said := reports(objs.Nodes, "BGPPeer", kube.SessionFault, func(of kube.Ref, node string) bool {
+		s := standings[of]
+		return s != nil && s.Speaks(node)
+	})
 	objs.BGPPeers = changed(objs.BGPPeers, every, func(o *v1alpha1.BGPPeer) {
 		accept(o, &o.Status)
 		c := metav1.Condition{Type: v1alpha1.PeerDegraded, Status: metav1.ConditionFalse, Reason: "NothingReported", Message: "no node reports that anything is wrong with its session"}

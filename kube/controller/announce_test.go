@@ -94,6 +94,32 @@ func TestAnnounceStatus(t *testing.T) {
 	}
 }
 
+// TestReportsOfStrangers: a node is heard of the BGPPeers that it has a session with, and of no others, whatever it
+// writes.
+func TestReportsOfStrangers(t *testing.T) {
+	in := kube.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("tor", "203.0.113.1"), peer("twin", "203.0.113.1"), peer("unread", "127.0.0.1")}}
+	in.BGPPeers[0].Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}
+	for name, rack := range map[string]string{"n1": "a", "n2": "b", "n3": "a"} {
+		alien := noSession(name, "tor", "no session")
+		alien.Object.Namespace = "elsewhere"
+		n := saying(t, name, alien, noSession(name, "tor", "no session"), noSession(name, "twin", "no session"), noSession(name, "unread", "no session"), noSession(name, "absent", "no session"))
+		n.Labels = map[string]string{"rack": rack}
+		in.Nodes = append(in.Nodes, n)
+	}
+	for _, n := range in.Nodes {
+		if n.Name == "n3" {
+			n.Annotations[kube.StockAnnotation] = "true"
+		}
+	}
+	const nobody = "no node reports that anything is wrong with its session"
+	for i, want := range []string{"one node reports it: node n1: no session", "one node reports it: node n2: no session", nobody} {
+		p := controller.AnnounceStatus(in, time.Unix(1000, 0)).BGPPeers[i]
+		if c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.PeerDegraded); c.Message != want {
+			t.Errorf("BGPPeer %s: %s, want %s", p.Name, c.Message, want)
+		}
+	}
+}
+
 // TestAnnounceStatusOfHostile: whatever an object or Nodes say, its conditions are short, and show every character.
 func TestAnnounceStatusOfHostile(t *testing.T) {
 	hostile := visibletest.Hostile + strings.Repeat("\u00e9\x1b", 3000)

@@ -20,12 +20,14 @@ const (
 
 // reports returns what Nodes say in their annotation of objects of a kind, where it has that reason: one text of each
 // Node, in the order of their names. A Node can write whatever it likes there, so each text has the name of the Node
-// before it and is short.
-func reports(nodes []*corev1.Node, kind, reason string) map[kube.Ref][]string {
+// before it and is short, and of an object only those Nodes are heard by whose name concerns says that it is theirs.
+func reports(nodes []*corev1.Node, kind, reason string, concerns func(of kube.Ref, node string) bool) map[kube.Ref][]string {
 	said := map[kube.Ref][]string{}
 	for _, n := range slices.SortedFunc(slices.Values(nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) }) {
 		for ref, text := range reportsOf(n, kind, reason) {
-			said[ref] = append(said[ref], text)
+			if concerns(ref, n.Name) {
+				said[ref] = append(said[ref], text)
+			}
 		}
 	}
 	return said
