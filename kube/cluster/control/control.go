@@ -1,7 +1,7 @@
 // Package control reads what is decided about once for a whole cluster, and writes the decisions: the status of
 // Services, Ingresses and Tapestry's own kinds.
 //
-// It keeps nothing. A decision is a function of the objects as they are, so a process that takes over from another goes
+// It keeps nothing but whose turn it is to be written. A decision is a function of the objects as they are, so a process that takes over from another goes
 // on where that one was. A status is written only over the version of the object from which it follows. So of two
 // processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew. They can
 // give one address to two Services for a moment; the older keeps it.
@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) {
 		}
 		want, problems := o.Decide(objs)
 		reporter.Want(&want, nil, problems)
-		changes := pending(&objs, &want)
+		changes := w.order.of(pending(&objs, &want))
 		took = time.Since(began)
 		left, failed, err := w.write(ctx, changes)
 		switch {
@@ -98,32 +98,21 @@ func Run(ctx context.Context, o Options) {
 type writer struct {
 	Options
 	limit *rate.Limiter
+	order order
 }
 
 // change is an object whose status is to be written, and the object as it is.
 type change struct{ old, now kube.Object }
 
-// pending returns the changes in turns of one for each namespace, so that the many of one namespace do not hold up
-// those of others.
+// pending returns the changes in the order of the snapshots.
 func pending(have, want *kube.Objects) []change {
 	next, stop := iter.Pull(have.All())
 	defer stop()
-	type turn struct {
-		change
-		n int // its number in its namespace
-	}
-	var turns []turn
-	count := map[string]int{}
+	var list []change
 	for obj := range want.All() { // in the order of have, of which some are other copies
 		if old, _ := next(); old != obj {
-			turns = append(turns, turn{change{old, obj}, count[obj.GetNamespace()]})
-			count[obj.GetNamespace()]++
+			list = append(list, change{old, obj})
 		}
-	}
-	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
-	list := make([]change, len(turns))
-	for i := range turns {
-		list[i] = turns[i].change
 	}
 	return list
 }
@@ -139,6 +128,7 @@ func (w *writer) write(ctx context.Context, list []change) (left bool, failed in
 		if w.limit.Wait(ctx) != nil {
 			return true, failed, err
 		}
+		w.order.tried(kube.RefOf(c.now))
 		if e := w.status(ctx, c.old, c.now); e != nil {
 			failed++
 			err = cmp.Or(err, e)
