@@ -20,6 +20,10 @@
 // writes a megabyte a second at most on average; it writes once more when it is stopped. The file's time of
 // modification says until when its objects were those of the API server.
 //
+// When it cannot be written, the file that is there stays, unless there are policies and what they judge by has
+// changed. Then it is removed first, which may make the room, and an agent that starts without an API server waits for
+// one: it is closed, and not open to whom a policy has shut out since. That is told either way, and tried again.
+//
 // A snapshot in which the node has other pod ranges than in the file removes the file at once: an agent cannot change
 // its ranges, so one that began with the old ones would have to start anew, again and again if the disk were full.
 package saved

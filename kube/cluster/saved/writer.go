@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/roll"
@@ -89,19 +90,23 @@ func (w *Writer) Want(objs *kube.Objects) {
 	}
 	w.mu.Lock()
 	if w.ranges != nil && !slices.Equal(ranges, w.ranges) {
-		w.dropLocked()
+		if err := w.dropLocked(); err != nil {
+			w.err = err
+		}
 	}
 	w.objs, w.at, w.ranges = objs, time.Now(), ranges
 	w.mu.Unlock()
 	w.touch()
 }
 
-// dropLocked removes the file.
-func (w *Writer) dropLocked() {
-	w.written, w.drops = nil, w.drops+1
+// dropLocked removes the file. What is being written meanwhile does not take its place.
+func (w *Writer) dropLocked() error {
+	w.drops++
 	if err := os.Remove(w.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		w.err = err
+		return fmt.Errorf("what was kept before is out of date and cannot be removed, so that an agent that starts without an API server would go by it: %w", err)
 	}
+	w.written = nil
+	return nil
 }
 
 // Err returns why the last snapshot could not be written, or nil.
@@ -173,9 +178,8 @@ func (w *Writer) write() (rest time.Duration) {
 	var err, left error
 	now := slices.Collect(objs.All())
 	if !slices.Equal(now, written) {
-		if size, err = w.replace(objs, at, drops); errors.Is(err, errTooLarge) {
-			left = fmt.Errorf("the pods of other nodes are left out: %w", err)
-			size, err = w.shrink(objs, at, drops)
+		if size, left, err = w.put(objs, at, drops); err != nil && !slices.Equal(judging(now), judging(written)) {
+			size, drops, left, err = w.putAlone(objs, at, drops)
 		}
 		rest = max(leastRest, time.Duration(size)*time.Second/perSecond)
 	}
@@ -199,19 +203,61 @@ func (w *Writer) write() (rest time.Duration) {
 	return rest
 }
 
-// shrink replaces the file by one without the pods of other nodes: who they are is not known then, so policies deny
-// them. If that is too large, too, it removes the file: an older state is not to be in force, nor its policies, after
-// newer ones were.
-func (w *Writer) shrink(objs *kube.Objects, at time.Time, drops int) (size int64, err error) {
+// judging returns those of objects by which policies judge, and none where there are no policies.
+func judging(list []kube.Object) (out []kube.Object) {
+	policies := false
+	for _, obj := range list {
+		switch obj.(type) {
+		case *networkingv1.NetworkPolicy:
+			policies, out = true, append(out, obj)
+		case *corev1.Namespace, *corev1.Pod, *kube.OtherPod:
+			out = append(out, obj)
+		}
+	}
+	if !policies {
+		return nil
+	}
+	return out
+}
+
+// put replaces the file, unless it was removed since w.drops was drops. Of objects that are too large it leaves out the
+// pods of other nodes: who they are is not known then, so policies deny them. left says so. If the rest is too large,
+// too, it removes the file, as putAlone does.
+func (w *Writer) put(objs *kube.Objects, at time.Time, drops int) (size int64, left, err error) {
+	if size, err = w.replace(objs, at, drops); !errors.Is(err, errTooLarge) {
+		return size, nil, err
+	}
+	left = fmt.Errorf("the pods of other nodes are left out: %w", err)
 	less := *objs
 	less.OtherPods = roll.List[*kube.OtherPod]{}
-	size, err = w.replace(&less, at, drops)
-	if errors.Is(err, errTooLarge) {
+	if size, err = w.replace(&less, at, drops); errors.Is(err, errTooLarge) {
 		w.mu.Lock()
-		w.dropLocked()
+		err = errors.Join(err, w.dropLocked())
 		w.mu.Unlock()
 	}
-	return size, err
+	return size, left, err
+}
+
+// putAlone removes the file and tries again, with the room that it had. An older state is not to be in force, nor its
+// policies, after newer ones were: without a file nothing is served before an API server answers, and with it what
+// somebody has closed would be open again. It returns w.drops as it is then.
+func (w *Writer) putAlone(objs *kube.Objects, at time.Time, drops int) (size int64, now int, left, err error) {
+	w.mu.Lock()
+	if w.drops == drops {
+		drops++
+		err = w.dropLocked()
+	}
+	w.mu.Unlock()
+	size, left, failed := w.put(objs, at, drops)
+	switch {
+	case failed == nil:
+		err = nil // the file was replaced after all
+	case err == nil:
+		err = fmt.Errorf("what was kept before is removed, since policies or pods have changed: %w", failed)
+	default:
+		err = errors.Join(err, failed)
+	}
+	return size, drops, left, err
 }
 
 // replace replaces the file by one with objs, unless the file was removed since w.drops was drops.

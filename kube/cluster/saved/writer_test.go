@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/roll"
@@ -239,8 +240,9 @@ func TestOtherRanges(t *testing.T) {
 	}
 }
 
-// TestCannotWrite: while there is no room, the file stays as it was, and that is told; afterwards it is written.
-func TestCannotWrite(t *testing.T) {
+// smallDisk returns a directory with room for 256 KiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "small")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -248,7 +250,90 @@ func TestCannotWrite(t *testing.T) {
 	if err := syscall.Mount("tapestry-test", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir
+}
+
+// writable has the small disk be one that takes nothing, or takes it again.
+func writable(t *testing.T, dir string, is bool) {
+	t.Helper()
+	flags := uintptr(syscall.MS_REMOUNT)
+	if !is {
+		flags |= syscall.MS_RDONLY
+	}
+	if err := syscall.Mount("tapestry-test", dir, "tmpfs", flags, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCannotWritePolicies: when policies have changed and the disk does not take it, no older state stays: it makes the
+// room, or there is none. What of it judges nobody stays, and so does what is on a disk that takes nothing at all, which
+// is told. All of it ends by itself.
+func TestCannotWritePolicies(t *testing.T) {
+	policy := func(name string) *networkingv1.NetworkPolicy {
+		p := &networkingv1.NetworkPolicy{}
+		p.Name, p.Annotations = name, map[string]string{"a": strings.Repeat("x", 150_000)} // more than half of the disk
+		return p
+	}
+	one := policy("one")
+	with := func(p *networkingv1.NetworkPolicy, services ...string) *kube.Objects {
+		objs := snapshot(ranges, services...)
+		objs.NetworkPolicies = []*networkingv1.NetworkPolicy{p}
+		return objs
+	}
+	pod := with(one, "b")
+	pod.Pods = []*corev1.Pod{{}}
+	without := snapshot(ranges, "b")
+	for name, tt := range map[string]struct {
+		next              *kube.Objects
+		broken            bool
+		during, told, end string
+	}{
+		"a Service":            {with(one, "b"), false, "a", "no space", "b"},
+		"a policy":             {with(policy("one"), "b"), false, "b", "", "b"},
+		"a pod":                {pod, false, "b", "", "b"},
+		"the end of policies":  {without, true, "a", "cannot be removed", "b"},
+		"a policy, and no way": {with(policy("two"), "b"), true, "a", "cannot be removed", "b"},
+		"a policy, too large":  {with(policy("two"), "b", strings.Repeat("s", 150_000)), false, "-", "is removed", "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := smallDisk(t)
+			synctest.Test(t, func(t *testing.T) {
+				w, stop := writing(dir, nil)
+				defer stop()
+				w.Want(with(one, "a"))
+				synctest.Wait()
+				if got := load(t, w); got != "a" || w.Err() != nil {
+					t.Fatalf("at first there is %s, %v", got, w.Err())
+				}
+				writable(t, dir, !tt.broken)
+				w.Want(tt.next)
+				time.Sleep(leastRest + time.Millisecond)
+				synctest.Wait()
+				got, told := load(t, w), ""
+				if err := w.Err(); err != nil {
+					told = err.Error()
+				}
+				if !strings.HasPrefix(got, tt.during) || (told != "") != (tt.told != "") || !strings.Contains(told, tt.told) {
+					t.Errorf("there is %.20s, and told is %q; want %s, %q", got, told, tt.during, tt.told)
+				}
+				writable(t, dir, true)
+				if err := syscall.Mount("tapestry-test", dir, "tmpfs", syscall.MS_REMOUNT, "size=1m"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(failedRest + time.Millisecond)
+				synctest.Wait()
+				if got := load(t, w); !strings.HasPrefix(got, tt.end) || w.Err() != nil {
+					t.Errorf("with room there is %.20s, %v; want %s", got, w.Err(), tt.end)
+				}
+			})
+		})
+	}
+}
+
+// TestCannotWrite: while there is no room, the file stays as it was, and that is told; afterwards it is written.
+func TestCannotWrite(t *testing.T) {
+	dir := smallDisk(t)
 	synctest.Test(t, func(t *testing.T) {
 		var told atomic.Int32
 		w, stop := writing(dir, func(o *Options) { o.Changed = func() { told.Add(1) } })
