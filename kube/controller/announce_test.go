@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +92,45 @@ func TestAnnounceStatus(t *testing.T) {
 	}
 	if len(healed) != 3 || !meta.IsStatusConditionFalse(healed, v1alpha1.PeerDegraded) {
 		t.Errorf("healed, it is %s", said(healed))
+	}
+}
+
+// TestAnnouncements: the status is always what AnnounceStatus says, and worked out anew only after a change of what it
+// follows from.
+func TestAnnouncements(t *testing.T) {
+	objs := announced(kube.Objects{}, 40)
+	var a controller.Announcements
+	step := func(what string) {
+		t.Helper()
+		before := a.Status(objs, settings.Now)
+		got := a.Status(objs, settings.Now.Add(time.Hour))
+		if !slices.Equal(got.BGPPeers, before.BGPPeers) || got.L2Advertisements[0] != before.L2Advertisements[0] || got.BGPAdvertisements[0] != before.BGPAdvertisements[0] {
+			t.Errorf("%s: it is worked out anew though nothing has changed", what)
+		}
+		if want := controller.AnnounceStatus(objs, settings.Now); allJSON(t, got) != allJSON(t, want) {
+			t.Errorf("%s: got %s, want %s", what, allJSON(t, got), allJSON(t, want))
+		}
+	}
+	for what, change := range map[string]func(){
+		"nothing": func() {},
+		"a node": func() {
+			objs.Nodes[1] = saying(t, objs.Nodes[1].Name, noSession(objs.Nodes[1].Name, "tor-0-1", "no session"))
+		},
+		"a node less": func() { objs.Nodes = objs.Nodes[1:] },
+		"a pool":      func() { objs.AddressPools = balancers(0, 1, "").AddressPools },
+		"an advertisement": func() {
+			objs.L2Advertisements[0] = &v1alpha1.L2Advertisement{Spec: v1alpha1.L2AdvertisementSpec{Announced: v1alpha1.Announced{Pools: []string{"gone"}}}}
+		},
+		"another of BGP": func() {
+			objs.BGPAdvertisements[0] = &v1alpha1.BGPAdvertisement{Spec: v1alpha1.BGPAdvertisementSpec{Peers: []string{"gone"}}}
+		},
+		"a router":          func() { objs.BGPPeers[0] = peer("tor-0-0", "127.0.0.1") },
+		"a Service, though": func() { objs.Services = balancers(1, 1, "").Services },
+	} {
+		objs.Nodes, objs.BGPPeers = slices.Clone(objs.Nodes), slices.Clone(objs.BGPPeers) // as in another snapshot
+		objs.L2Advertisements, objs.BGPAdvertisements = slices.Clone(objs.L2Advertisements), slices.Clone(objs.BGPAdvertisements)
+		change()
+		step(what)
 	}
 }
 

@@ -102,7 +102,9 @@ func (c *config) run(ctx context.Context) error {
 	elector := lease.Elector{Namespace: c.namespace, Name: c.lease, Identity: c.identity, Rest: to.Rest, Log: log}
 	err = elector.Run(ctx, func(ctx context.Context) {
 		leads.Store(true)
-		control.Run(ctx, control.Options{Name: c.identity, Rest: to.Rest, Link: link, Log: log, Decide: c.decide})
+		var announcements controller.Announcements
+		decide := func(objs kube.Objects) (kube.Objects, []kube.Problem) { return c.decide(objs, &announcements) }
+		control.Run(ctx, control.Options{Name: c.identity, Rest: to.Rest, Link: link, Log: log, Decide: decide})
 	})
 	stop()
 	<-running
@@ -113,11 +115,11 @@ func (c *config) run(ctx context.Context) error {
 }
 
 // decide makes all decisions.
-func (c *config) decide(objs kube.Objects) (kube.Objects, []kube.Problem) {
+func (c *config) decide(objs kube.Objects, announcements *controller.Announcements) (kube.Objects, []kube.Problem) {
 	now := time.Now()
 	out, problems := controller.LoadBalancers(objs, controller.Options{Default: c.defaultLB, Now: now})
 	out = controller.PortsServed(out, now)
-	out = controller.AnnounceStatus(controller.EgressStatus(out, now), now)
+	out = announcements.Status(controller.EgressStatus(out, now), now)
 	if c.ingress {
 		out = controller.IngressStatus(out)
 	}

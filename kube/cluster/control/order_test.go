@@ -13,7 +13,7 @@ import (
 )
 
 // written is how many changes are written between two decisions in these tests.
-const written = 50
+const written = 10
 
 func service(namespace, name string) change {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
@@ -59,12 +59,12 @@ func TestRestlessStarveNobody(t *testing.T) {
 		restless []change
 		wanted   change
 	}{
-		"objects of the same namespace":                   {many(1, 2000), service("n00000", "t")},
-		"one object in each of many namespaces":           {many(2000, 1), service("o", "s")},
-		"the same, and one in a namespace that is theirs": {many(2000, 1), service("n01999", "t")},
-		"many in many":   {many(300, 20), service("n00299", "t")},
+		"objects of the same namespace":                   {many(1, 400), service("n00000", "t")},
+		"one object in each of many namespaces":           {many(400, 1), service("o", "s")},
+		"the same, and one in a namespace that is theirs": {many(400, 1), service("n00399", "t")},
+		"many in many":   {many(60, 10), service("n00059", "t")},
 		"a few":          {many(3, 3), service("z", "z")},
-		"cluster-scoped": {many(1000, 1), service("", "pool")},
+		"cluster-scoped": {many(200, 1), service("", "pool")},
 		"none":           {nil, service("a", "a")},
 	} {
 		if got := after(new(order), tt.restless, tt.wanted); got != 0 {
@@ -77,7 +77,7 @@ func TestRestlessStarveNobody(t *testing.T) {
 // each namespace as often as the others.
 func TestAllTakeTurns(t *testing.T) {
 	var o order
-	list := append(many(1, 1000), many(201, 1)[1:]...)
+	list := append(many(1, 200), many(41, 1)[1:]...)
 	count, rounds := map[kube.Ref]int{}, 200
 	for range rounds {
 		for _, c := range o.of(list)[:written] {
@@ -88,7 +88,7 @@ func TestAllTakeTurns(t *testing.T) {
 	for _, c := range list {
 		ref, least := kube.RefOf(c.now), rounds*written/2/len(list)-1
 		if ref.Namespace != "n00000" {
-			least = rounds*written/2/201 - 1
+			least = rounds*written/2/41 - 1
 		}
 		if count[ref] < least {
 			t.Errorf("%s was written %d times, want %d", ref, count[ref], least)
