@@ -99,15 +99,30 @@ const (
 // Observer is told of flows, so that it can record them. Many goroutines of the packet path call it at once, so it must
 // be quick, never block and never allocate. Its arguments are borrowed until it returns.
 type Observer interface {
-	// Begun is called for a flow that is new in the flow table. rule is the one by which the Policy permitted it.
-	Begun(f *Flow, rule uint64)
-	// Refused is called for a packet whose flow may not be, or may not go on. why is the DropReason under which the
-	// packet is counted; for Denied, rule is the Policy's. Refused follows Begun for a flow to an address that nobody
-	// has, since that is found out last.
-	Refused(f *Flow, why DropReason, rule uint64)
+	// Begun is called for a flow that is new in the flow table, which has it under ref, before its first packet goes
+	// on. rule is the one by which the Policy permitted it.
+	Begun(f *Flow, ref uint32, rule uint64)
+	// Answered is called for a flow at its first answer, as flow.Table.OnAnswer has it. For a very short flow it may
+	// come before Begun, as Ended may.
+	Answered(ref uint32)
+	// Refused is called for a packet whose flow may not be, or may not go on. It follows Begun for a flow to an address
+	// that nobody has, since that is found out last.
+	Refused(f *Flow, r Refusal)
+	// Dropped is called for a packet that is dropped for another reason, and whose headers are whole. t is its tuple as
+	// it arrived, and owner is who is charged for it.
+	Dropped(t *packet.Tuple, why DropReason, owner uint64)
 	// Ended is called for a flow that left the flow table: it was over, made room for others, or may not go on. A
-	// previous agent may have begun the flow. For a short flow Ended may come before Begun.
+	// previous agent may have begun the flow.
 	Ended(e flow.Entry, was flow.Info)
+}
+
+// Refusal says how a packet fared whose flow may not be.
+type Refusal struct {
+	Why  DropReason // under which the packet is counted
+	Told bool       // whether its sender was sent an answer
+	Rule uint64     // the Policy's, for Denied
+	// Owner is who is charged for the packet, as flow.Entry.Owner.
+	Owner uint64
 }
 
 // Flow is a flow as a Policy judges it and an Observer hears of it.

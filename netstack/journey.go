@@ -130,7 +130,7 @@ func (w *worker) walk(s *snapshot, j *journey) {
 		w.forward(s, j) // Who gets it?
 	w.carry(s, j)
 	w.count(j.verdict, j.reason)
-	if w.path.observer != nil && (j.begun || j.reason != NotDropped) {
+	if w.path.observer != nil && j.reason != NotDropped {
 		w.tell(s, j)
 	}
 	if j.awaited {

@@ -154,18 +154,25 @@ func (j *journey) obeys(ruling Ruling) bool {
 	return j.drop(Denied)
 }
 
-// tell tells the Observer what happened to the journey's flow, if it has one.
+// tell tells the Observer why the journey's packet does not go on, or why its flow does not.
 func (w *worker) tell(s *snapshot, j *journey) {
-	refuses := j.reason.refusesFlow() && j.quoted == nil && j.packet.Frag != packet.LaterFrag && j.notice == 0
-	if !j.begun && !refuses {
-		return
+	switch {
+	case !j.reason.refusesFlow() || j.quoted != nil || j.packet.Frag == packet.LaterFrag:
+		if w.told.Orig = j.orig; j.orig == (packet.Tuple{}) { // admit dropped it
+			w.told.Orig = j.packet.Tuple
+		}
+		w.path.observer.Dropped(&w.told.Orig, j.reason, s.owner(j))
+	case j.notice == 0:
+		w.describe(s, j)
+		w.path.observer.Refused(&w.told, Refusal{Why: j.reason, Told: j.verdict == Answered, Rule: j.rule, Owner: s.owner(j)})
 	}
-	w.describe(s, j)
-	if j.begun {
-		w.path.observer.Begun(&w.told, j.rule)
-	}
-	if refuses {
-		w.path.observer.Refused(&w.told, j.reason, j.rule)
+}
+
+// tellBegun tells the Observer, if there is one, that the journey's flow began.
+func (w *worker) tellBegun(s *snapshot, j *journey) {
+	if w.path.observer != nil {
+		w.describe(s, j)
+		w.path.observer.Begun(&w.told, j.hit.Ref, j.rule)
 	}
 }
 

@@ -36,7 +36,7 @@ type Options struct {
 	Flows *flow.Table
 	// Link is the way to other nodes; nil for a node alone.
 	Link Link
-	// Observer is told of flows; Flows tells it of their ends. nil for none.
+	// Observer is told of flows; Flows tells it of their answers and ends. nil for none.
 	Observer Observer
 	// Steer says what to do with the SYN of a client on another node, which a Service has led to an endpoint of this
 	// node, t's destination. It returns Picked with another backend if that endpoint gets no new connections any more;
@@ -135,6 +135,7 @@ func New(o Options) (*Path, error) {
 	}
 	if o.Observer != nil {
 		o.Flows.OnEnd(o.Observer.Ended)
+		o.Flows.OnAnswer(o.Observer.Answered)
 	}
 	if o.Watcher != nil {
 		o.Flows.OnChange(o.Watcher.Changed)

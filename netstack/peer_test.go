@@ -92,11 +92,13 @@ type changes struct {
 	once sync.Once
 }
 
-func (c *changes) Begun(*Flow, uint64) {
+func (c *changes) Begun(*Flow, uint32, uint64) {
 	c.once.Do(func() { c.config.MTU--; c.set() })
 }
-func (*changes) Refused(*Flow, DropReason, uint64) {}
-func (*changes) Ended(flow.Entry, flow.Info)       {}
+func (*changes) Answered(uint32)                           {}
+func (*changes) Refused(*Flow, Refusal)                    {}
+func (*changes) Dropped(*packet.Tuple, DropReason, uint64) {}
+func (*changes) Ended(flow.Entry, flow.Info)               {}
 
 // TestChangeWithinBatch: the Path's Config changes while a peer's batch is on its way, and no packet of the batch is
 // lost.

@@ -40,19 +40,29 @@ func (r *rules) calls() []Flow {
 
 // heard is one call of an Observer.
 type heard struct {
-	what string // "begun", "ended", or the DropReason
+	what string // "begun", "answered", "ended", or the DropReason
 	flow Flow
+	ref  uint32
 	rule uint64
-	last flow.Entry // of "ended"
-	was  flow.Info
+	told bool
+	// owner is of what was refused or dropped.
+	owner uint64
+	last  flow.Entry // of "ended"
+	was   flow.Info
 }
 
 // witness is an Observer that sends its calls to a channel.
 type witness chan heard
 
-func (w witness) Begun(f *Flow, rule uint64) { w <- heard{what: "begun", flow: *f, rule: rule} }
-func (w witness) Refused(f *Flow, why DropReason, rule uint64) {
-	w <- heard{what: why.String(), flow: *f, rule: rule}
+func (w witness) Begun(f *Flow, ref uint32, rule uint64) {
+	w <- heard{what: "begun", flow: *f, ref: ref, rule: rule}
+}
+func (w witness) Answered(uint32) {}
+func (w witness) Refused(f *Flow, r Refusal) {
+	w <- heard{what: r.Why.String(), flow: *f, rule: r.Rule, told: r.Told, owner: r.Owner}
+}
+func (w witness) Dropped(t *packet.Tuple, why DropReason, owner uint64) {
+	w <- heard{what: why.String(), flow: Flow{Orig: *t}, owner: owner}
 }
 
 func (w witness) Ended(e flow.Entry, was flow.Info) { w <- heard{what: "ended", last: e, was: was} }
@@ -299,92 +309,6 @@ func TestReplyDoesNotSettle(t *testing.T) {
 	}
 }
 
-// TestObserverHears: an Observer is told of every flow that begins, and of every packet whose flow is refused, with the
-// reason.
-func TestObserverHears(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		packet netstacktest.Spec
-		heard  []string
-		to     string
-	}{
-		{"a flow", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), []string{"begun"}, "10.244.1.10:1000 > 10.244.1.11:8080"},
-		{"no endpoints", segment("10.244.1.10:1000", "10.96.0.3:80", packet.SYN), []string{"no-endpoints"}, "10.244.1.10:1000 > 10.96.0.3:80"},
-		{"no such port", segment("10.244.1.10:1000", "10.96.0.1:81", packet.SYN), []string{"unknown-port"}, "10.244.1.10:1000 > 10.96.0.1:81"},
-		{"traffic policy Local", segment("10.244.1.10:1000", "10.96.0.7:80", packet.SYN), []string{"local-policy"}, "10.244.1.10:1000 > 10.96.0.7:80"},
-		{"not for this client", segment("10.244.1.10:1000", "10.96.0.8:80", packet.SYN), []string{"source-range"}, "10.244.1.10:1000 > 10.96.0.8:80"},
-		{"denied", segment("10.244.1.10:1000", "10.244.2.99:80", packet.SYN), []string{"denied"}, "10.244.1.10:1000 > 10.244.2.99:80"},
-		{"nobody there", segment("10.244.1.10:1000", "10.244.1.99:80", packet.SYN), []string{"begun", "no-route"}, "10.244.1.10:1000 > 10.244.1.99:80"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			hears := make(witness, 16)
-			w := newWorldWith(t, hears)
-			w.policy = &rules{to: "10.244.2.99", Ruling: Ruling{Drop, 4}}
-			w.set()
-			w.from("a", c.packet)
-			for _, want := range c.heard {
-				h := hears.next(t)
-				rule := map[string]uint64{"denied": 4}[want]
-				if h.what != want || h.rule != rule || describeTuple(&h.flow.To) != c.to || h.flow.From != (End{Kind: Pod, Attachment: "a"}) {
-					t.Errorf("heard %s by rule %d of a flow to %s from %+v, want %s by rule %d of one to %s",
-						h.what, h.rule, describeTuple(&h.flow.To), h.flow.From, want, rule, c.to)
-				}
-			}
-			w.from("a", c.packet)
-			if c.heard[0] == "begun" {
-				w.from("a", segment("10.244.1.10:1001", "10.96.0.3:80", packet.SYN))
-				c.heard = append(c.heard[1:], "no-endpoints")
-			}
-			if h := hears.next(t); h.what != c.heard[0] {
-				t.Errorf("heard %s of the second packet, want %s", h.what, c.heard[0])
-			}
-		})
-	}
-}
-
-// TestObserverHearsOfCut: an Observer is told that a flow is refused when its backend is gone for good.
-func TestObserverHearsOfCut(t *testing.T) {
-	hears := make(witness, 16)
-	w := newWorldWith(t, hears)
-	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S"})
-	w.balancer = &balancer{}
-	w.set()
-	w.from("a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK))
-	for _, want := range []string{"begun", "ended", "backend-gone"} {
-		h := hears.next(t)
-		if want == "ended" && h.what == want && h.last.Backend == 1 {
-			continue
-		}
-		if h.what != want || describeTuple(&h.flow.To) != "10.244.1.10:1000 > 10.244.1.11:8080" || h.flow.Backend != 1 {
-			t.Errorf("heard %s of %s with backend %d, want %s", h.what, describeTuple(&h.flow.To), h.flow.Backend, want)
-		}
-	}
-}
-
-// TestObserverHearsOfEnd: an Observer is told of a flow that expired, with its last state.
-func TestObserverHearsOfEnd(t *testing.T) {
-	hears := make(witness, 16)
-	w := newWorldWith(t, hears)
-	w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"})
-	w.exchange(exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"})
-	w.clock.Add(1000)
-	for range 60 { // Sweep takes that many calls for the whole table
-		w.path.flows.Sweep()
-	}
-	if h := hears.next(t); h.what != "begun" {
-		t.Fatalf("heard %+v", h)
-	}
-	h := hears.next(t)
-	if h.what != "ended" || describeTuple(&h.last.Orig) != "10.244.1.10:1000 > 10.96.0.1:80" || h.was.State != flow.Replied || h.was.Age != 1000 || h.was.Idle != 1000 {
-		t.Errorf("heard %s of %s, %+v", h.what, describeTuple(&h.last.Orig), h.was)
-	}
-	for dir, c := range h.last.Counts {
-		if c.Packets != 1 || c.Bytes != 33 {
-			t.Errorf("direction %d: %+v, want one packet of 33 bytes", dir, c)
-		}
-	}
-}
-
 // TestSetMovesTheGenerationOnlyForChanges: only a change moves the generation, since every flow is judged again then.
 func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 	w := newWorld(t)
@@ -434,11 +358,13 @@ type permitAll struct{ judged int }
 
 func (p *permitAll) Judge(*Flow) Ruling { p.judged++; return Ruling{} }
 
-type tallies struct{ begun, refused, ended int }
+type tallies struct{ begun, answered, refused, dropped, ended int }
 
-func (c *tallies) Begun(*Flow, uint64)               { c.begun++ }
-func (c *tallies) Refused(*Flow, DropReason, uint64) { c.refused++ }
-func (c *tallies) Ended(flow.Entry, flow.Info)       { c.ended++ }
+func (c *tallies) Begun(*Flow, uint32, uint64)               { c.begun++ }
+func (c *tallies) Answered(uint32)                           { c.answered++ }
+func (c *tallies) Refused(*Flow, Refusal)                    { c.refused++ }
+func (c *tallies) Dropped(*packet.Tuple, DropReason, uint64) { c.dropped++ }
+func (c *tallies) Ended(flow.Entry, flow.Info)               { c.ended++ }
 
 // TestSeamsAllocateNothing: a Policy and an Observer cause no allocation, and a packet of a known flow calls neither.
 func TestSeamsAllocateNothing(t *testing.T) {
@@ -449,20 +375,22 @@ func TestSeamsAllocateNothing(t *testing.T) {
 			s := w.path.snapshot.Load()
 			s.policy, w.path.observer = p, o
 			w.path.flows.OnEnd(o.Ended)
+			w.path.flows.OnAnswer(o.Answered)
 			if n := testing.AllocsPerRun(2*clients, send); n != 0 {
 				t.Errorf("%v allocations per packet", n)
 			}
-			judged, begun, refused, ended := 0, 0, 0, 0
+			judged, begun, refused, dropped, ended := 0, 0, 0, 0, 0
 			switch wk.name {
 			case "new flow and reset":
 				judged, begun = clients+1, clients+1 // half of the 2*clients+1 packets begin a flow
 				ended = 1                            // the first flow begins again, after its reset
 			case "refused":
 				refused = 2*clients + 1
+			case "spoofed":
+				dropped = 2*clients + 1
 			}
-			if p.judged != judged || o.begun != begun || o.refused != refused || o.ended != ended {
-				t.Errorf("judged %d, begun %d, refused %d, ended %d; want %d, %d, %d, %d",
-					p.judged, o.begun, o.refused, o.ended, judged, begun, refused, ended)
+			if want := (tallies{begun: begun, refused: refused, dropped: dropped, ended: ended}); p.judged != judged || *o != want {
+				t.Errorf("judged %d, heard %+v; want %d, %+v", p.judged, *o, judged, want)
 			}
 		})
 	}

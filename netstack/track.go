@@ -102,6 +102,7 @@ func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok 
 		h.Translate = flow.Translates(&e.Orig, &e.Reply) || j.shift != packet.Shift{}
 		w.hears(s, j)
 		w.watch(j)
+		w.tellBegun(s, j)
 		return true, true
 	case flow.Full:
 		return true, j.drop(FlowsFull)

@@ -17,6 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/flowlog"
 	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/policy"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -58,6 +59,8 @@ type Held struct {
 	TCP *tcprelay.Hold
 	UDP *udprelay.Hold
 	Cut error
+	// FlowLog gets a record of each event of a flow; nil: nobody records them.
+	FlowLog *flowlog.Log
 	// Sessions is the Sessions of nodeport.Options.
 	Sessions *memo.Memo
 	// Key is the node's private key in the mesh.
@@ -139,6 +142,7 @@ type Node struct {
 	mesh      *overlay.Mesh
 	early     early
 	path      *netstack.Path
+	recorder  recorder
 	exits     exits
 	nodePorts *nodeport.Proxy
 	balancers *healthcheck.Server

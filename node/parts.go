@@ -161,10 +161,11 @@ func stackAddrs(podCIDRs []netip.Prefix) (list []netip.Addr) {
 
 func makePath(n *Node) (p part, err error) {
 	d := n.held.Descriptors
+	n.recorder = n.newRecorder()
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
-		Begin:  n.begin, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch,
+		Begin:  n.begin, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch, Observer: n.recorder.observer(),
 		Steer:   func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
 		Another: func(t *packet.Tuple, refused []uint64) packet.Choice { return n.table.Load().Another(t, refused) },
 	})
@@ -178,7 +179,7 @@ func makePath(n *Node) (p part, err error) {
 		return err
 	}
 	p.problems = func() []Problem { return slices.Concat(n.strandedPods(), n.cutRelays(), n.unroutable()) }
-	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
+	p.counters = func() counter.List { return slices.Concat(n.countPath(), n.countOutside(), n.recorder.counters()) }
 	p.close = func() {
 		// A pod that asks cluster DNS meanwhile is answered by the next agent. With the servers gone first, the stack
 		// would refuse the question.

@@ -31,6 +31,11 @@ func (t *Table) OnChange(changed func(Change)) {
 	}
 }
 
+// OnAnswer makes the table call answered with the ref of a flow, be it to a Backend or not, at its first answer:
+// SYN-ACK, or a datagram. A refusal is none. Flows of protocols in which nothing tells an answer have none. answered
+// must be quick, and neither block nor allocate. OnAnswer must be called before the table is shared.
+func (t *Table) OnAnswer(answered func(ref uint32)) { t.answered = answered }
+
 // tell tells of a change that no packet made.
 func (t *Table) tell(i, seq uint32, r *record, was, is State) {
 	if t.changed != nil && r.backend != 0 {

@@ -86,7 +86,15 @@ func TestChangesOfOneFlow(t *testing.T) {
 		table, clock, _ := newTable(t, 16)
 		var told tally
 		table.OnChange(told.add)
+		answers := 0
 		e := of(1, 1000)
+		table.OnAnswer(func(ref uint32) {
+			var hit Hit
+			if !table.Peek(&e.Orig, &hit) || hit.Ref != ref {
+				t.Errorf("%s: the answer is of flow %d, want %d", name, ref, hit.Ref)
+			}
+			answers++
+		})
 		mustInsert(t, table, e)
 		var hit Hit
 		for i, seg := range c.segments {
@@ -100,6 +108,9 @@ func TestChangesOfOneFlow(t *testing.T) {
 		}
 		if told.open[1] != c.open || told.waiting[1] != c.waiting || told.answered != c.answered || told.refused != c.refused {
 			t.Errorf("%s: %d open, %d waiting, %d answered, %d refused; want %+v", name, told.open[1], told.waiting[1], told.answered, told.refused, c)
+		}
+		if answers != c.answered {
+			t.Errorf("%s: %d first answers, want %d", name, answers, c.answered)
 		}
 		if advance(table, clock, 1<<20); told.open[1] != 0 || told.waiting[1] != 0 {
 			t.Errorf("%s: after its time %d open, %d waiting", name, told.open[1], told.waiting[1])

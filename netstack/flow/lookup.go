@@ -75,6 +75,9 @@ func (t *Table) advance(s *slot, l live, hit *Hit, tp *packet.Tuple, tcpFlags ui
 					Ref: hit.Ref, Backend: hit.Backend, Kind: hit.Kind, Dir: hit.Dir, Was: l.state(), Is: then, Goes: s.marks.load()[Reply] != 0,
 				})
 			}
+			if t.answered != nil && hit.Dir == Reply && l.state().waiting() && then.open() && s.marks.load()[Reply] == 0 {
+				t.answered(hit.Ref)
+			}
 			return then
 		}
 		if l = s.loadLive(); !l.sameFlow(was) {

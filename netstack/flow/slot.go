@@ -223,5 +223,9 @@ func (s *slot) matches(t *packet.Tuple, d Dir) (seq uint32, ok bool) {
 	return seq, seq&3 == 2 && s.seq.Load() == seq
 }
 
+// Slot returns the number that the flow which ref names has while it is in the table, and no other flow has then. It is
+// below the table's capacity.
+func Slot(ref uint32) int { return int(ref & (maxSlots - 1)) }
+
 // ref names a slot together with a part of its sequence number, so that a stale ref is recognised.
 func ref(i, seq uint32) uint32 { return i | seq>>2<<refBits }

@@ -147,7 +147,8 @@ type Table struct {
 	owned *slots.Slots
 	ended func(Entry, Info) // nil: nobody is told
 
-	changed func(Change) // nil: nobody is told
+	changed  func(Change) // nil: nobody is told
+	answered func(uint32) // nil: nobody is told
 
 	sweepMu sync.Mutex
 	cursor  uint32

@@ -10,8 +10,8 @@ import (
 // Record is one event of a flow. It has no pointers and no identities but addresses: who had an address at that time is
 // found out when the record is read. Fields that say nothing of an event are 0.
 type Record struct {
-	// Time is in nanoseconds since the Log was made; Log.At has it as a date. Write fills it in if it is 0.
-	Time int64
+	// Time is since the Log was made; Log.At has it as a date. Write fills it in if it is 0.
+	Time time.Duration
 	// Rule is the rule by which the Policy permitted or refused the flow, as netstack.Ruling.Rule; 0 for none.
 	Rule uint64
 	// Backend is the stable identity of the chosen backend, 0 for none.
@@ -43,8 +43,8 @@ type Record struct {
 	Reason uint8
 	// State is the last state of a flow that ended: how it ended.
 	State flow.State
-	// From and Toward say who was at the ends Src and ToDst: each a netstack.EndKind.
-	From, Toward uint8
+	// From and Toward say who was at the ends Src and ToDst.
+	From, Toward End
 	Flags        Flags
 	// NameLen is the length of a name in bytes. One of more than MaxName is cut off there.
 	NameLen uint8
@@ -74,6 +74,29 @@ var eventNames = [...]string{"", "begun", "ended", "refused", "dropped", "resolv
 func (e Event) String() string {
 	if int(e) < len(eventNames) {
 		return eventNames[e]
+	}
+	return "invalid"
+}
+
+// End says who is at an end of a flow, as this node sees it.
+type End uint8
+
+// The ends.
+const (
+	Unknown   End = iota
+	Pod           // a pod of this node
+	Host          // this node's own processes
+	Agent         // this node's stack: Ingress, DNS
+	OtherNode     // a pod or process of another node
+	Outside       // beyond the cluster
+	Nobody        // an address of the cluster that nobody has
+)
+
+var endNames = [...]string{"", "pod", "host", "agent", "other-node", "outside", "nobody"}
+
+func (e End) String() string {
+	if int(e) < len(endNames) {
+		return endNames[e]
 	}
 	return "invalid"
 }

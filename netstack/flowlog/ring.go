@@ -32,7 +32,7 @@ func New(records int) *Log {
 // Write puts a record into the log, in place of the oldest one. r is borrowed; Write sets its Time if that is 0.
 func (l *Log) Write(r *Record) {
 	if r.Time == 0 {
-		r.Time = int64(time.Since(l.start))
+		r.Time = l.Now()
 	}
 	at := l.head.Add(1) - 1
 	s := &l.slots[at&uint64(len(l.slots)-1)]
@@ -43,6 +43,9 @@ func (l *Log) Write(r *Record) {
 	s.put(r)
 	s.state.Store(done(at))
 }
+
+// Now returns the time that a record of this moment has.
+func (l *Log) Now() time.Duration { return time.Since(l.start) }
 
 // miss notes that the record of a position is not in the log, so that readers do not wait for it.
 func (l *Log) miss(s *slot, at uint64) {
@@ -58,7 +61,7 @@ func (l *Log) miss(s *slot, at uint64) {
 // At returns the time of a record by the clock on the wall, as that is now.
 func (l *Log) At(r *Record) time.Time {
 	now := time.Now()
-	return now.Add(time.Duration(r.Time) - now.Sub(l.start))
+	return now.Add(r.Time - now.Sub(l.start))
 }
 
 // Stats says what the Log has had to do.

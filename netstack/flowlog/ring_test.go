@@ -291,7 +291,7 @@ func BenchmarkWrite(b *testing.B) {
 	for name, c := range map[string]struct {
 		text    string
 		readers int
-		time    int64
+		time    time.Duration
 	}{"flow": {}, "name": {text: "web.default.svc.cluster.local."}, "reader": {readers: 1}, "clock read already": {time: 1}} {
 		b.Run(name, func(b *testing.B) {
 			l := New(0)

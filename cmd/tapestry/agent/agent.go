@@ -30,6 +30,7 @@ import (
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flowlog"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/node"
@@ -55,6 +56,7 @@ type agentConfig struct {
 	underlayMTU  int // 0: the MTU of the interface with the node's address
 	clusterCIDRs []netip.Prefix
 	flows        int
+	flowLog      int // records; 0: none
 	udpIdle      time.Duration
 	healthAddr   string // host address of the health endpoints; "" for none
 	metricsAddr  string // host address of /metrics; "" for none
@@ -71,6 +73,9 @@ type agentConfig struct {
 	hostProxy   *hostProxyConfig
 	announce    announceConfig
 }
+
+// mostRecords is the largest --flow-log: 256 MiB.
+const mostRecords = 1 << 20
 
 // Command is "tapestry agent".
 func Command() *cli.Command {
@@ -99,6 +104,7 @@ func Command() *cli.Command {
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`RANGE` of all nodes' pods, in which nothing is dialled outside; repeatable (default: that of 'tapestry host-tap')"},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
+			&cli.IntFlag{Name: "flow-log", Usage: "keep the last `N` events of flows in memory, for 'tapestry flows', 256 bytes each; 0 for none", Value: flowlog.DefaultRecords, Destination: &c.flowLog},
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
 			&cli.DurationFlag{Name: "address-rest", Usage: "give a pod's address to another pod only after `TIME`", Value: time.Minute, Destination: &c.addressRest},
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez and /readyz on, empty for not", Value: ":10256", Destination: &c.healthAddr},
@@ -139,6 +145,9 @@ func Command() *cli.Command {
 			}
 			if c.ingressConns < 1 {
 				return fmt.Errorf("--ingress-connections %d is too few: expected at least 1", c.ingressConns)
+			}
+			if c.flowLog < 0 || c.flowLog > mostRecords {
+				return fmt.Errorf("--flow-log %d is not a number of events: expected 0 to %d", c.flowLog, mostRecords)
 			}
 			if err := c.listensApart(); err != nil {
 				return err

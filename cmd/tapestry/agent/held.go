@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tapestry.dev/tapestry/kube/pods"
+	"tapestry.dev/tapestry/netstack/flowlog"
 	"tapestry.dev/tapestry/netstack/hostaddr"
 	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -31,6 +32,9 @@ func (a *agent) fixed() (h node.Held, err error) {
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
 		IngressConns: a.ingressConns, Descriptors: a.plan, HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress, Routed: a.routed, NodePorts: a.nodePorts, ProxyUIDs: a.hostProxy.users,
 		Upstreams: a.upstreams, DNS: a.names.choices(), Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
+	}
+	if a.flowLog > 0 {
+		h.FlowLog = flowlog.New(a.flowLog)
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
 	return h, err
