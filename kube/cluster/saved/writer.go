@@ -15,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/policyapi"
 	"tapestry.dev/tapestry/roll"
 )
 
@@ -208,9 +209,9 @@ func judging(list []kube.Object) (out []kube.Object) {
 	policies := false
 	for _, obj := range list {
 		switch obj.(type) {
-		case *networkingv1.NetworkPolicy:
+		case *networkingv1.NetworkPolicy, *policyapi.ClusterNetworkPolicy:
 			policies, out = true, append(out, obj)
-		case *corev1.Namespace, *corev1.Pod, *kube.OtherPod:
+		case *corev1.Namespace, *corev1.Pod, *kube.OtherPod, *corev1.Node: // whom they name
 			out = append(out, obj)
 		}
 	}

@@ -275,14 +275,17 @@ func TestCannotWritePolicies(t *testing.T) {
 		p.Name, p.Annotations = name, map[string]string{"a": strings.Repeat("x", 150_000)} // more than half of the disk
 		return p
 	}
-	one := policy("one")
+	one, nodes := policy("one"), snapshot(ranges).Nodes
 	with := func(p *networkingv1.NetworkPolicy, services ...string) *kube.Objects {
 		objs := snapshot(ranges, services...)
+		objs.Nodes = nodes
 		objs.NetworkPolicies = []*networkingv1.NetworkPolicy{p}
 		return objs
 	}
 	pod := with(one, "b")
 	pod.Pods = []*corev1.Pod{{}}
+	others := with(one, "b")
+	others.Nodes = append(slices.Clone(nodes), &corev1.Node{})
 	without := snapshot(ranges, "b")
 	for name, tt := range map[string]struct {
 		next              *kube.Objects
@@ -292,6 +295,7 @@ func TestCannotWritePolicies(t *testing.T) {
 		"a Service":            {with(one, "b"), false, "a", "no space", "b"},
 		"a policy":             {with(policy("one"), "b"), false, "b", "", "b"},
 		"a pod":                {pod, false, "b", "", "b"},
+		"a node":               {others, false, "b", "", "b"},
 		"the end of policies":  {without, true, "a", "cannot be removed", "b"},
 		"a policy, and no way": {with(policy("two"), "b"), true, "a", "cannot be removed", "b"},
 		"a policy, too large":  {with(policy("two"), "b", strings.Repeat("s", 150_000)), false, "-", "is removed", "b"},
@@ -328,6 +332,18 @@ func TestCannotWritePolicies(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestJudging: no kind of policies is forgotten.
+func TestJudging(t *testing.T) {
+	for _, k := range kube.Kinds() {
+		if strings.Contains(k.Name, "NetworkPolicy") && k.Held() && len(judging([]kube.Object{k.New()})) != 1 {
+			t.Errorf("%s judge nobody", k.Plural)
+		}
+	}
+	if got := judging([]kube.Object{&corev1.Namespace{}, &corev1.Pod{}}); got != nil {
+		t.Errorf("without policies %v judge", got)
 	}
 }
 
