@@ -6,6 +6,7 @@ import (
 
 	"tapestry.dev/tapestry/cmd/program"
 	"tapestry.dev/tapestry/cmd/tapestry/agent"
+	"tapestry.dev/tapestry/cmd/tapestry/bugreport"
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
 	"tapestry.dev/tapestry/cmd/tapestry/controller"
 	"tapestry.dev/tapestry/cmd/tapestry/doctor"
@@ -40,5 +41,6 @@ func Commands() []*cli.Command {
 		status.Command(),
 		doctor.Command(),
 		connectivity.Command(),
+		bugreport.Command(),
 	}
 }

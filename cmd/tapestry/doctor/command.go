@@ -22,7 +22,7 @@ func Command() *cli.Command {
 			status.SocketFlag(&o.Socket),
 			&cli.StringFlag{Name: "api-server", Usage: "`URL` of an API server", DefaultText: "the agent's", Destination: &o.APIServer},
 			&cli.StringFlag{Name: "api-server-name", Usage: "`NAME` that its certificate is for", DefaultText: "the address", Destination: &o.ServerName},
-			&cli.StringFlag{Name: "credentials", Usage: "`DIR` with the files token and ca.crt", Value: "/var/run/secrets/kubernetes.io/serviceaccount", Destination: &o.Credentials},
+			&cli.StringFlag{Name: "credentials", Usage: "`DIR` with the files token and ca.crt", Value: Credentials, Destination: &o.Credentials},
 			output.Flag(&format),
 		},
 		Action: func(ctx *cli.Context) error {

@@ -31,6 +31,9 @@ type Options struct {
 	Credentials string
 }
 
+// Credentials is where a container finds those of its service account.
+const Credentials = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 const (
 	agentTime = 10 * time.Second
 	apiTime   = 5 * time.Second

@@ -70,6 +70,17 @@ func Command() *cli.Command {
 	}
 }
 
+// Print asks an agent, and prints what "tapestry status" shows.
+func Print(ctx context.Context, w io.Writer, c *localapi.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	r, err := ask(ctx, c)
+	if err != nil {
+		return reachable(err, c.Path)
+	}
+	return r.print(w, time.Now())
+}
+
 // reachable adds to an error what to check if the agent did not answer.
 func reachable(err error, socket string) error {
 	if err == nil {
