@@ -68,10 +68,11 @@ func TestStartsWithoutAPIServer(t *testing.T) {
 	n.ready()
 	n.until("the NodePort is open again", func() bool { got, err := ask("172.31.0.1:30080"); return got == "c1" && err == nil })
 	served("without an API server")
-	told, err := n.api.Node(t.Context())
-	if err != nil || len(told.Missing) > 0 || !strings.Contains(told.Source, "as saved on this node") {
-		t.Errorf("whoever asks is told %+v, %v", told, err)
-	}
+	// One of its checks may take too long on a busy machine, and says that it is not ready then.
+	n.until("whoever asks is told that it is ready, and from where", func() bool {
+		told, err := n.api.Node(t.Context())
+		return err == nil && len(told.Missing) == 0 && strings.Contains(told.Source, "as saved on this node")
+	})
 	const old = "the cluster's objects in use are 1h0m"
 	if got := n.problems(); !strings.Contains(got, "Node n1: "+old) {
 		t.Errorf("the problems are %s", got)
