@@ -50,7 +50,7 @@ type guests struct {
 	lobby    *share.Lobby[netip.Prefix, *conn]
 	limbo    *limbo.Limbo[netip.Prefix]                     // nil: none
 	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
-	who      func(client netip.AddrPort) netip.Addr         // Options.Who
+	who      func(client, at netip.AddrPort) netip.Addr     // Options.Who
 	stats    *counters
 	calm     calm
 	crumbs   crumbs
@@ -64,7 +64,6 @@ type conn struct {
 	net.Conn
 	guests  *guests
 	owner   netip.Prefix
-	from    netip.Addr // who has made it
 	claim   share.Claim[netip.Prefix, *conn]
 	stay    share.Stay[netip.Prefix, *conn]
 	later   *laterListener // accepts the connection if it waits in the lobby; set before it enters
@@ -72,7 +71,8 @@ type conn struct {
 	touched atomic.Int64   // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
 	pause  time.Duration
-	unread bool        // Read has not returned yet
+	unread bool        // nothing was read yet
+	from   netip.Addr  // who has made the connection; set when something was read, so before any request
 	calmed bool        // the client is calmed
 	opened *opened     // what calm counts the connection in; nil: nothing
 	wrote  atomic.Bool // something was sent to the client
@@ -140,7 +140,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 		return nil, false
 	}
 	cn := &conn{
-		Conn: c, guests: g, unread: true, owner: owner, from: g.madeBy(c), ended: make(chan struct{}),
+		Conn: c, guests: g, unread: true, owner: owner, ended: make(chan struct{}),
 		pause: pause, calmed: pause > 0, opened: counted,
 	}
 	cn.claim.Value, cn.stay.Value = cn, cn
@@ -157,12 +157,13 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 	return cn, true
 }
 
-// madeBy returns who has made a connection.
+// madeBy returns who has made a connection, of which something was read.
 func (g *guests) madeBy(c net.Conn) netip.Addr {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && g.who != nil {
-		return g.who(netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port()))
+	client, at := endOf(c.RemoteAddr()), endOf(c.LocalAddr())
+	if g.who == nil || !client.IsValid() || !at.IsValid() {
+		return client.Addr()
 	}
-	return remote(c)
+	return g.who(client, at)
 }
 
 // worthwhile reports whether a client gets one more connection, as far as the client itself is concerned. With a
@@ -207,11 +208,16 @@ func (c *conn) inUse() bool {
 	return !c.idle.Load()
 }
 
-func remote(c net.Conn) netip.Addr {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
+func remote(c net.Conn) netip.Addr { return endOf(c.RemoteAddr()).Addr() }
+
+// endOf returns an end of a connection as netip has it, the zero AddrPort for one that is not TCP's.
+func endOf(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
 	}
-	return netip.Addr{}
+	at := tcp.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -220,8 +226,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.pause = 0
 	}
 	n, err := c.Conn.Read(p)
-	if c.unread {
+	if c.unread && n > 0 {
 		c.unread = false
+		c.from = c.guests.madeBy(c.Conn) // before Gone: who is not gone then was there to be asked about
 		if conns.Gone(c.Conn) {
 			return 0, io.EOF // the kernel would give what it sent before
 		}
@@ -292,10 +299,17 @@ type client struct {
 	conn              net.Conn
 	under             *conn // conn itself, or the connection below TLS; nil when it is not from a guestListener
 	owner             netip.Prefix
-	from              netip.Addr // who has made the connection
 	addr, proto, port []string
 	requests, taken   atomic.Uint32 // in HTTP/2: all requests, and those that were cancelled at once
 	flooded           atomic.Bool   // too many were cancelled
+}
+
+// from returns who has made the connection of a request.
+func (c *client) from() netip.Addr {
+	if c.under != nil {
+		return c.under.from
+	}
+	return remote(c.conn)
 }
 
 type clientKey struct{}
@@ -307,9 +321,7 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 	if _, ok := c.(*tls.Conn); ok {
 		cl.proto, port = []string{"https"}, "443"
 	}
-	cl.from = remote(c)
 	if cl.under = under(c); cl.under != nil {
-		cl.from = cl.under.from
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		cl.under.cancel.Store(&cancel)

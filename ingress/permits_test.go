@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -25,7 +26,7 @@ func TestPermits(t *testing.T) {
 	var may atomic.Pointer[map[netip.AddrPort]Permission]
 	r := newRig(t, Options{
 		Endpoints: func(ServicePort) []netip.AddrPort { return list },
-		Who: func(client netip.AddrPort) netip.Addr {
+		Who: func(client, _ netip.AddrPort) netip.Addr {
 			if client.Addr() == netip.MustParseAddr("127.0.0.1") {
 				return pod
 			}
@@ -106,4 +107,49 @@ func TestPermittedDown(t *testing.T) {
 	down.Store(false)
 	get(http.StatusOK)
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestWho: it is asked who has made a connection when something was read of it, once, by both its ends.
+func TestWho(t *testing.T) {
+	pod := netip.MustParseAddr("10.244.1.3")
+	asked := make(chan [2]netip.AddrPort, 8)
+	r := newRig(t, Options{
+		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} },
+		Who: func(client, at netip.AddrPort) netip.Addr {
+			asked <- [2]netip.AddrPort{client, at}
+			return pod
+		},
+		Permits: func(client netip.Addr, _ netip.AddrPort) Permission {
+			if client != pod {
+				t.Errorf("the client is %v, want %v", client, pod)
+			}
+			return Forbidden
+		},
+	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+	silent, err := net.Dial("tcp", r.http) // it is accepted before the next
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c, err := net.Dial("tcp", r.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for range 2 {
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusForbidden {
+			t.Errorf("got %s, %v", resp.Status, err)
+		}
+	}
+	if got, want := <-asked, [2]netip.AddrPort{endOf(c.LocalAddr()), endOf(c.RemoteAddr())}; got != want || len(asked) > 0 {
+		t.Errorf("asked about %v and %d others, want %v", got, len(asked), want)
+	}
 }

@@ -37,9 +37,9 @@ type Options struct {
 	Endpoints func(ServicePort) []netip.AddrPort
 	// Permits says whether a client may reach an endpoint. It is called with every request. nil: all may.
 	Permits func(client netip.Addr, endpoint netip.AddrPort) Permission
-	// Who returns who has made a connection that came from an address and port. It is called with each one, and Permits
-	// is asked about the result; nil: whoever has the address.
-	Who func(client netip.AddrPort) netip.Addr
+	// Who returns who has made the connection that came from client to at. It is called with each one, when something
+	// was read of it, and Permits is asked about the result; nil: whoever has the address.
+	Who func(client, at netip.AddrPort) netip.Addr
 	// Method says how one of the endpoints of a Service port is chosen for a request. It is asked again when Endpoints
 	// returns another slice. nil: in turn, as for balance.Hash.
 	Method func(ServicePort) balance.Method

@@ -144,7 +144,7 @@ func (q *inquiry) round(all bool) (resp *http.Response, err error) {
 	for i := range q.resolved.endpoints {
 		n := (q.start + i) % len(q.resolved.endpoints)
 		e := q.resolved.endpoints[n]
-		switch s.permits(rq.client.from, q.resolved.addrs[n]) {
+		switch s.permits(rq.client.from(), q.resolved.addrs[n]) {
 		case Forbidden:
 			continue
 		case Undecided:

@@ -61,6 +61,8 @@ type Options struct {
 	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
 	// makes one of its own.
 	Poller *poll.Poller
+	// Asks is the Asks of tcprelay.Options.
+	Asks func(packet.Endpoint) bool
 	// HoldTCP is the Hold of tcprelay.Options.
 	HoldTCP *tcprelay.Hold
 	// HoldUDP is the Hold of udprelay.Options.
@@ -146,7 +148,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, Far: path.far, Host: path.isHost, HoldTCP: o.HoldTCP, HoldUDP: o.HoldUDP,
+		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, Far: path.far, Asks: o.Asks, HoldTCP: o.HoldTCP, HoldUDP: o.HoldUDP,
 	}); err != nil {
 		return nil, err
 	}
@@ -326,12 +328,6 @@ func (p *Path) pace(pod packet.Addr) (limited bool, wait time.Duration) {
 // Local reports whether a pod of this node has the address.
 func (p *Path) Local(a netip.Addr) bool {
 	return p.attachments.table.Load().byAddr[packet.AddrFrom(a)] != nil
-}
-
-// isHost reports whether an address is this host's own.
-func (p *Path) isHost(a packet.Addr) bool {
-	s := p.snapshot.Load()
-	return s != nil && s.route(&a).kind == toHost
 }
 
 // far tells a relay whether the pod or node at an address is reached over the Link, and the largest packet in bytes

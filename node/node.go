@@ -84,6 +84,9 @@ type Held struct {
 	// UDPIdle is how long a UDP conversation through host sockets is kept without a datagram; 0 means two minutes.
 	UDPIdle time.Duration
 
+	// IngressPorts are the host's ports at which Ingress is served at any time: of connections there it is noted which
+	// pods make them. nil stands for any port.
+	IngressPorts []uint16
 	// IngressConns is the largest number of client connections that Ingress serves; 0 means 4096.
 	IngressConns int
 	// Descriptors says how many descriptors each part may use; the zero Plan is replaced by that of this process.

@@ -165,7 +165,7 @@ func makePath(n *Node) (p part, err error) {
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
-		Begin:  n.begin, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch, Observer: n.recorder.observer(),
+		Begin:  n.begin, Asks: n.asks, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch, Observer: n.recorder.observer(),
 		Steer:   func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
 		Another: func(t *packet.Tuple, refused []uint64) packet.Choice { return n.table.Load().Another(t, refused) },
 	})

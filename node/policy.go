@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
@@ -68,9 +69,17 @@ func endOf(e *netstack.End) policy.End {
 	return policy.End{}
 }
 
-// who returns who has made a connection to Ingress: without a host TAP, the pods' come from host sockets.
-func (n *Node) who(client netip.AddrPort) netip.Addr {
-	if pod, ok := n.path.Stack().Behind(client); ok {
+// asks reports whether Ingress may ask who makes connections to an address and port. Its listeners do not say: one that
+// the host keeps has clients before Ingress is served again.
+func (n *Node) asks(to packet.Endpoint) bool {
+	ports := n.held.IngressPorts
+	return (ports == nil || slices.Contains(ports, to.Port)) && isOwn(&n.Config().Netstack, *n.hostAddrs.Load(), to.Addr.Netip())
+}
+
+// who returns who has made a connection to Ingress, which has read something of it: without a host TAP, the pods' come
+// from host sockets.
+func (n *Node) who(client, at netip.AddrPort) netip.Addr {
+	if pod, ok := n.path.Stack().Behind(client, at); ok {
 		return pod
 	}
 	return client.Addr()

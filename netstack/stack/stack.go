@@ -78,8 +78,8 @@ type Options struct {
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 	// Far is the Far of tcprelay.Options.
 	Far func(pod packet.Addr) (mtu int, ok bool)
-	// Host is the Host of tcprelay.Options.
-	Host func(packet.Addr) bool
+	// Asks is the Asks of tcprelay.Options.
+	Asks func(packet.Endpoint) bool
 	// HoldTCP is the Hold of tcprelay.Options.
 	HoldTCP *tcprelay.Hold
 	// HoldUDP is the Hold of udprelay.Options.
@@ -161,7 +161,7 @@ func New(o Options) (*Stack, error) {
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.TCP, Owner: s.owner, Far: o.Far, Host: o.Host, Taken: s.keeping.has, Hold: o.HoldTCP,
+		MaxConns: shares.TCP, Owner: s.owner, Far: o.Far, Asks: o.Asks, Taken: s.keeping.has, Hold: o.HoldTCP,
 	})
 	s.carried = s.relay.Carries
 	s.udp = udprelay.New(udprelay.Options{
@@ -354,8 +354,10 @@ func (s *Stack) Accept(l net.Listener, each func(fd int, client netip.AddrPort))
 	return s.poller.Accept(c, each)
 }
 
-// Behind returns the pod whose connection to the host itself comes from an address and port of the host.
-func (s *Stack) Behind(at netip.AddrPort) (pod netip.Addr, ok bool) { return s.relay.Behind(at) }
+// Behind is the Behind of tcprelay.Relay.
+func (s *Stack) Behind(client, at netip.AddrPort) (pod netip.Addr, ok bool) {
+	return s.relay.Behind(client, at)
+}
 
 // withPort joins a client as itself, or with another port if its own is in use.
 func withPort(client netip.AddrPort, join func(client netip.AddrPort) error) error {

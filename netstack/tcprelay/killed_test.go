@@ -28,10 +28,11 @@ import (
 )
 
 // relayProcess is set in the environment of a process that has a Relay and is killed. For the value farPods its pods
-// are those of another node, and of a hundred segments one is lost.
+// are those of another node, and of a hundred segments one is lost. For the value noHold nothing outlives the process.
 const (
 	relayProcess = "TAPESTRY_TEST_RELAY"
 	farPods      = "far"
+	noHold       = "no hold"
 )
 
 func TestMain(m *testing.M) {
@@ -125,8 +126,9 @@ func runRelay() error {
 	}
 	far := os.Getenv(relayProcess) == farPods
 	lose := func() bool { return far && rand.IntN(100) == 0 }
-	r := tcprelay.New(tcprelay.Options{
+	o := tcprelay.Options{
 		Far:    func(packet.Addr) (int, bool) { return mtu, far },
+		Asks:   asks,
 		Poller: poller, MTU: func() int { return mtu }, Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
 		Send: func(ip []byte, vnet packet.VNetHdr) {
 			var p packet.Packet
@@ -145,7 +147,11 @@ func runRelay() error {
 			Keep:    func(slots []uint32, fds []int) error { return tell(keeperFD, opKeep, slots, fds) },
 			Release: func(s uint32) { _ = tell(keeperFD, opRelease, []uint32{s}, nil) },
 		},
-	})
+	}
+	if os.Getenv(relayProcess) == noHold {
+		o.Hold = nil
+	}
+	r := tcprelay.New(o)
 	n := r.Resume(func(netip.Addr) bool { return !far })
 	if err := tell(keeperFD, opReady, []uint32{uint32(n.Resumed), uint32(n.Lost)}, nil); err != nil {
 		return err

@@ -39,9 +39,9 @@ type Options struct {
 	// Far returns the length in bytes of the largest IP packet that fits on the way to a pod of another node, and false
 	// for a pod of this node, and for what is no pod. If it is nil, all pods are of this node.
 	Far func(pod packet.Addr) (mtu int, ok bool)
-	// Host reports whether an address is the host's own. Of connections there it is known who is behind them (Behind).
-	// If it is nil, none is.
-	Host func(packet.Addr) bool
+	// Asks reports whether a server of the host itself may ask who is behind connections to an address and port
+	// (Behind), now or later. If it is nil, none does.
+	Asks func(packet.Endpoint) bool
 	// Taken reports whether somebody else has a connection whose segments from the pod have this tuple, or is about to.
 	// Join asks when its own is known (Carries), so that of two who begin at once one sees the other. nil: nobody else.
 	Taken func(*packet.Tuple) bool
@@ -90,8 +90,8 @@ func New(o Options) *Relay {
 	if o.Taken == nil {
 		o.Taken = func(*packet.Tuple) bool { return false }
 	}
-	if o.Host == nil {
-		o.Host = func(packet.Addr) bool { return false }
+	if o.Asks == nil {
+		o.Asks = func(packet.Endpoint) bool { return false }
 	}
 	if o.Far == nil {
 		o.Far = func(packet.Addr) (int, bool) { return 0, false }

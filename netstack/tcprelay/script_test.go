@@ -70,7 +70,7 @@ func newScriptSeen(t testing.TB, o tcprelay.Options, see func(ip []byte)) *scrip
 		t.Fatal(err)
 	}
 	s := &script{t: t, heard: make(chan arrival, 100), known: map[repeated]bool{}}
-	o.Host = isHost
+	o.Asks = asks
 	o.Poller, o.MTU, o.Refuse = poller, func() int { return mtu }, func(*packet.Packet, packet.ICMPError, packet.Addr) {}
 	o.Send = func(ip []byte, vnet packet.VNetHdr) {
 		var p packet.Packet

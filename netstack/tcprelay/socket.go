@@ -160,8 +160,11 @@ func detach(c *net.TCPConn) (fd int, err error) {
 	return fd, c.Close()
 }
 
-// hangUp closes the connection's socket, with a reset unless the end is clean.
+// hangUp closes the connection's socket, with a reset unless the end is clean. The caller holds mu.
 func (c *conn) hangUp(clean bool) {
+	if clean && c.pretence != nil {
+		resetAtExit(c.fd, false) // what was written last may still be on its way
+	}
 	if c.slot == noSlot {
 		hangUp(c.fd, clean)
 		return

@@ -48,18 +48,20 @@ func newWorld(t *testing.T) *world {
 
 func newWorldWith(t *testing.T, hold *tcprelay.Hold) *world {
 	t.Helper()
-	return newWorldAt(t, hold, nil)
+	return newWorldAt(t, tcprelay.Options{Hold: hold, Asks: asks})
 }
 
 // newFarWorld is newWorldWith with the pod on another node.
 func newFarWorld(t *testing.T, hold *tcprelay.Hold) *world {
 	t.Helper()
-	return newWorldAt(t, hold, elsewhere)
+	return newWorldAt(t, tcprelay.Options{Hold: hold, Far: elsewhere})
 }
 
-func isHost(a packet.Addr) bool { return slices.Contains(host, a.Netip()) }
+// asks has everybody known who is behind a connection to the host.
+func asks(e packet.Endpoint) bool { return slices.Contains(host, e.Addr.Netip()) }
 
-func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, bool)) *world {
+// newWorldAt is newWorld with Hold, Far and Asks of some Options.
+func newWorldAt(t *testing.T, o tcprelay.Options) *world {
 	t.Helper()
 	poller, err := poll.New(2)
 	if err != nil {
@@ -69,9 +71,9 @@ func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, b
 	dev := netstacktest.NewDevice()
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
-		Hold:   hold,
-		Far:    far,
-		Host:   isHost,
+		Hold:   o.Hold,
+		Far:    o.Far,
+		Asks:   o.Asks,
 		MTU:    func() int { return mtu },
 		Refuse: func(_ *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 			t.Errorf("the pod was told of ICMP error %d", why)
@@ -123,7 +125,7 @@ func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, b
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
-		if hold == nil { // otherwise what had not ended yet is left to the next one
+		if o.Hold == nil { // otherwise what had not ended yet is left to the next one
 			w.gone(t)
 		}
 		w.pod.Close()

@@ -30,7 +30,7 @@ const socketKey = "wireguard"
 func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
-		IngressConns: a.ingressConns, Descriptors: a.plan, HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress, Routed: a.routed, NodePorts: a.nodePorts, ProxyUIDs: a.hostProxy.users,
+		IngressPorts: a.ingressPorts(), IngressConns: a.ingressConns, Descriptors: a.plan, HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress, Routed: a.routed, NodePorts: a.nodePorts, ProxyUIDs: a.hostProxy.users,
 		Upstreams: a.upstreams, DNS: a.names.choices(), Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
 	}
 	if a.flowLog > 0 {

@@ -22,6 +22,26 @@ func (c *agentConfig) listensApart() error {
 	return nil
 }
 
+// ingressPorts returns the ports at which Ingress is served, none where it is not, and nil where net.Listen chooses one.
+func (c *agentConfig) ingressPorts() []uint16 {
+	ports := []uint16{}
+	for _, addr := range []string{c.ingressHTTP, c.ingressHTTPS} {
+		if addr == "" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil // nobody listens, and net.Listen says why
+		}
+		n, err := net.LookupPort("tcp", port)
+		if err != nil || n == 0 {
+			return nil
+		}
+		ports = append(ports, uint16(n))
+	}
+	return ports
+}
+
 // oneSocket reports whether net.Listen cannot listen on both addresses at the same time. An unspecified host means
 // every address of both families. Addresses that cannot be resolved are left to net.Listen, whose error says more.
 func oneSocket(a, b string) bool {

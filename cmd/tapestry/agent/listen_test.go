@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,27 @@ func TestEqualListenAddressesAreAnError(t *testing.T) {
 			"--keeper", dir + "/keeper", "--attach-socket", dir + "/attach"}, args...))
 		if err == nil || !strings.Contains(err.Error(), "the same socket of this host") || !strings.Contains(err.Error(), args[0]) {
 			t.Errorf("%v: got %v, want an error that names both flags", args, err)
+		}
+	}
+}
+
+// TestIngressPorts: the ports of Ingress are known before anybody listens there, if they can be.
+func TestIngressPorts(t *testing.T) {
+	for _, tt := range []struct {
+		http, https string
+		want        []uint16
+	}{
+		{":80", ":443", []uint16{80, 443}},
+		{"127.0.0.1:http", "[::1]:8443", []uint16{80, 8443}},
+		{"", ":443", []uint16{443}},
+		{"", "", []uint16{}},
+		{":80", ":0", nil},
+		{":80", "nonsense", nil},
+		{":80", ":nonsense", nil},
+	} {
+		c := agentConfig{ingressHTTP: tt.http, ingressHTTPS: tt.https}
+		if got := c.ingressPorts(); !slices.Equal(got, tt.want) || (got == nil) != (tt.want == nil) {
+			t.Errorf("%q and %q: got %v, want %v", tt.http, tt.https, got, tt.want)
 		}
 	}
 }
