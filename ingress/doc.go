@@ -50,6 +50,10 @@ got no byte of an answer is sent again, first over a new connection if the first
 another endpoint. A gRPC stream that its backend says it did not begin is sent again over another connection, from its
 beginning (package replay).
 
+A Law says which endpoints a client may reach (law.go). A client is who has made the connection, which may be another
+than the address that it comes from (Options.Who). That a client may reach none at all is remembered (denials), so that
+its next requests cost one judgement and not one for each endpoint.
+
 TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, and at last one that the Server signs itself,
 so that the user sees a warning and not a reset. Of several for one host the first of the Config is served that is valid
 and that the client can use. A connection may carry requests for all hosts, whatever its SNI.

@@ -17,8 +17,9 @@ type endpoint struct {
 	load      balance.Load // requests under way, and how soon they were answered
 }
 
-// resolved is a list of addresses and, by the same index, their endpoints.
+// resolved is a list of addresses and, by the same index, their endpoints. No other list of the Server has its number.
 type resolved struct {
+	number    uint64
 	addrs     []netip.AddrPort
 	endpoints []*endpoint
 	// start returns the index of the endpoint that is asked first for a client's request.
@@ -39,7 +40,7 @@ func (u *upstream) endpoints() *resolved {
 		return old
 	}
 	r := old.next(addrs, &u.server.source)
-	r.start = u.starting(r.endpoints)
+	r.number, r.start = u.server.lists.Add(1), u.starting(r.endpoints)
 	u.resolved.Store(r)
 	return r
 }

@@ -14,6 +14,30 @@ import (
 	"testing"
 )
 
+// may is a Law that forbids what it does not name. It counts how often it was asked about an endpoint.
+type may struct {
+	list  map[netip.Addr]map[netip.AddrPort]Permission
+	asked atomic.Int64
+}
+
+func (m *may) For(client netip.Addr) Judge { return mayFor{m, client} }
+
+type mayFor struct {
+	*may
+	client netip.Addr
+}
+
+func (m mayFor) Permits(endpoint netip.AddrPort) Permission {
+	m.asked.Add(1)
+	if p, ok := m.list[m.client][endpoint]; ok {
+		return p
+	}
+	return Forbidden
+}
+
+// toWeb are routes to one Service port.
+var toWeb = Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}}
+
 // TestPermits: a client gets answers of those endpoints alone that it may reach, and 403 when these are none.
 func TestPermits(t *testing.T) {
 	var list []netip.AddrPort
@@ -23,22 +47,12 @@ func TestPermits(t *testing.T) {
 		list = append(list, netip.MustParseAddrPort(strings.TrimPrefix(s.URL, "http://")))
 	}
 	pod := netip.MustParseAddr("10.244.1.3") // behind a socket of this host
-	var may atomic.Pointer[map[netip.AddrPort]Permission]
+	var law atomic.Pointer[may]
 	r := newRig(t, Options{
 		Endpoints: func(ServicePort) []netip.AddrPort { return list },
-		Who: func(client, _ netip.AddrPort) netip.Addr {
-			if client.Addr() == netip.MustParseAddr("127.0.0.1") {
-				return pod
-			}
-			return client.Addr()
-		},
-		Permits: func(client netip.Addr, endpoint netip.AddrPort) Permission {
-			if p, ok := (*may.Load())[endpoint]; ok && client == pod {
-				return p
-			}
-			return Forbidden
-		},
-	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+		Who:       func(_, _ netip.AddrPort) netip.Addr { return pod },
+		Law:       func() Law { return law.Load() },
+	}, toWeb)
 	for _, c := range []struct {
 		may  map[netip.AddrPort]Permission
 		code int
@@ -50,7 +64,7 @@ func TestPermits(t *testing.T) {
 		{map[netip.AddrPort]Permission{list[0]: Permitted, list[2]: Undecided}, http.StatusOK, "a"},
 		{map[netip.AddrPort]Permission{list[2]: Undecided}, http.StatusServiceUnavailable, ""},
 	} {
-		may.Store(&c.may)
+		law.Store(&may{list: map[netip.Addr]map[netip.AddrPort]Permission{pod: c.may}})
 		for range 6 {
 			resp, err := http.Get("http://" + r.http + "/")
 			if err != nil {
@@ -74,23 +88,19 @@ func TestPermits(t *testing.T) {
 func TestPermittedDown(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "back") }))
 	t.Cleanup(s.Close)
-	may, other := netip.MustParseAddrPort(strings.TrimPrefix(s.URL, "http://")), netip.MustParseAddrPort("127.0.0.1:1")
+	near, other := netip.MustParseAddrPort(strings.TrimPrefix(s.URL, "http://")), netip.MustParseAddrPort("127.0.0.1:1")
+	law := &may{list: map[netip.Addr]map[netip.AddrPort]Permission{netip.MustParseAddr("127.0.0.1"): {near: Permitted}}}
 	var down atomic.Bool
 	r := newRig(t, Options{
-		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{may, other} },
-		Permits: func(client netip.Addr, endpoint netip.AddrPort) Permission {
-			if endpoint == may && client == netip.MustParseAddr("127.0.0.1") {
-				return Permitted
-			}
-			return Forbidden
-		},
+		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{near, other} },
+		Law:       func() Law { return law },
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if down.Load() {
 				return nil, errors.New("not now")
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
-	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+	}, toWeb)
 	get := func(want int) {
 		t.Helper()
 		resp, err := http.Get("http://" + r.http + "/")
@@ -113,19 +123,16 @@ func TestPermittedDown(t *testing.T) {
 func TestWho(t *testing.T) {
 	pod := netip.MustParseAddr("10.244.1.3")
 	asked := make(chan [2]netip.AddrPort, 8)
+	endpoint := netip.MustParseAddrPort("127.0.0.1:1")
+	law := &may{list: map[netip.Addr]map[netip.AddrPort]Permission{pod: {endpoint: Undecided}}}
 	r := newRig(t, Options{
-		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} },
+		Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{endpoint} },
 		Who: func(client, at netip.AddrPort) netip.Addr {
 			asked <- [2]netip.AddrPort{client, at}
 			return pod
 		},
-		Permits: func(client netip.Addr, _ netip.AddrPort) Permission {
-			if client != pod {
-				t.Errorf("the client is %v, want %v", client, pod)
-			}
-			return Forbidden
-		},
-	}, Config{Routes: []Route{{Source: "default/web", Backend: ServicePort{Namespace: "default", Name: "web", Port: "80"}}}})
+		Law: func() Law { return law },
+	}, toWeb)
 	silent, err := net.Dial("tcp", r.http) // it is accepted before the next
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +152,8 @@ func TestWho(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusForbidden {
-			t.Errorf("got %s, %v", resp.Status, err)
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("got %s, %v; want what the pod gets", resp.Status, err)
 		}
 	}
 	if got, want := <-asked, [2]netip.AddrPort{endOf(c.LocalAddr()), endOf(c.RemoteAddr())}; got != want || len(asked) > 0 {

@@ -35,10 +35,11 @@ type Options struct {
 	// called with every request. While nothing changes it returns the same slice, which is borrowed. nil: no Service
 	// port has endpoints.
 	Endpoints func(ServicePort) []netip.AddrPort
-	// Permits says whether a client may reach an endpoint. It is called with every request. nil: all may.
-	Permits func(client netip.Addr, endpoint netip.AddrPort) Permission
+	// Law returns what says which clients may reach which endpoints. It is called with every request, and asked once
+	// about its client. If Law is nil or returns nil, everybody may.
+	Law func() Law
 	// Who returns who has made the connection that came from client to at. It is called with each one, when something
-	// was read of it, and Permits is asked about the result; nil: whoever has the address.
+	// was read of it, and Law is asked about the result; nil: whoever has the address.
 	Who func(client, at netip.AddrPort) netip.Addr
 	// Method says how one of the endpoints of a Service port is chosen for a request. It is asked again when Endpoints
 	// returns another slice. nil: in turn, as for balance.Hash.
@@ -63,16 +64,6 @@ type Options struct {
 	MaxIdle int
 }
 
-// Permission says whether a client may reach an endpoint.
-type Permission uint8
-
-// The permissions. Where no endpoint is Permitted, the client gets 503 if one of them is Undecided, else 403.
-const (
-	Permitted Permission = iota
-	Forbidden
-	Undecided // too little is known of the endpoint: it is as one that is not ready
-)
-
 // Server serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
 // ServeHTTPS.
 type Server struct {
@@ -80,7 +71,9 @@ type Server struct {
 	server          *http.Server
 	backends        backends
 	resolve         func(ServicePort) []netip.AddrPort
-	permits         func(netip.Addr, netip.AddrPort) Permission
+	law             func() Law
+	denials         denials
+	lists           atomic.Uint64 // numbers those of endpoints
 	method          func(ServicePort) balance.Method
 	source          balance.Source
 	responseTimeout time.Duration
@@ -103,8 +96,8 @@ func New(o Options) *Server {
 	if o.Endpoints == nil {
 		o.Endpoints = func(ServicePort) []netip.AddrPort { return nil }
 	}
-	if o.Permits == nil {
-		o.Permits = func(netip.Addr, netip.AddrPort) Permission { return Permitted }
+	if o.Law == nil {
+		o.Law = func() Law { return nil }
 	}
 	if o.Method == nil {
 		o.Method = func(ServicePort) balance.Method { return balance.Hash }
@@ -126,7 +119,7 @@ func New(o Options) *Server {
 	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{
-		log: o.Logger, cut: cut, resolve: o.Endpoints, permits: o.Permits, method: o.Method, backends: newBackends(o),
+		log: o.Logger, cut: cut, resolve: o.Endpoints, law: o.Law, method: o.Method, backends: newBackends(o),
 		responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}

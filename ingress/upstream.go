@@ -110,7 +110,7 @@ func (rq *request) ask() (*http.Response, error) {
 	if len(resolved.endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
-	q := inquiry{rq: rq, resolved: resolved, start: resolved.start(rq.client.owner.Addr()), now: time.Now().UnixNano()}
+	q := inquiry{rq: rq, resolved: resolved, verdict: rq.verdict(resolved), start: resolved.start(rq.client.owner.Addr()), now: time.Now().UnixNano()}
 	q.send, q.harmless = rq.sender()
 	resp, err := q.round(false)
 	if resp == nil && err == nil && q.down { // all that the client may reach failed lately
@@ -122,6 +122,7 @@ func (rq *request) ask() (*http.Response, error) {
 	case q.undecided:
 		return nil, errNoEndpoint
 	}
+	q.verdict.deny(rq.client.from(), &rq.s.denials)
 	return nil, errForbidden
 }
 
@@ -129,6 +130,7 @@ func (rq *request) ask() (*http.Response, error) {
 type inquiry struct {
 	rq        *request
 	resolved  *resolved
+	verdict   verdict
 	start     int   // the index of the endpoint that is asked first
 	now       int64 // Unix nanoseconds
 	send      func(addr string) (*http.Response, error)
@@ -144,8 +146,11 @@ func (q *inquiry) round(all bool) (resp *http.Response, err error) {
 	for i := range q.resolved.endpoints {
 		n := (q.start + i) % len(q.resolved.endpoints)
 		e := q.resolved.endpoints[n]
-		switch s.permits(rq.client.from(), q.resolved.addrs[n]) {
+		switch q.verdict.permits(q.resolved.addrs[n], &s.denials) {
 		case Forbidden:
+			if q.verdict.none {
+				return nil, nil
+			}
 			continue
 		case Undecided:
 			q.undecided = true

@@ -243,7 +243,7 @@ func makeHealthChecks(n *Node) (part, error) {
 func makeIngress(n *Node) (part, error) {
 	n.ingress = ingress.New(ingress.Options{
 		Dial:      n.dial,
-		Permits:   n.permits,
+		Law:       n.lawOfIngress,
 		Who:       n.who,
 		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
 		Method:    func(p ingress.ServicePort) balance.Method { return n.table.Load().Method(services.ServicePort(p)) },

@@ -85,25 +85,50 @@ func (n *Node) who(client, at netip.AddrPort) netip.Addr {
 	return client.Addr()
 }
 
-// permits says whether a client may reach an endpoint over TCP. Ingress asks it, since endpoints do not see its
-// clients.
-func (n *Node) permits(client netip.Addr, endpoint netip.AddrPort) ingress.Permission {
-	t := n.policy.Load()
-	if t == nil {
-		return ingress.Permitted
+// lawOfIngress returns what policies say to Ingress, nil where everything is permitted. Ingress judges its clients,
+// since endpoints do not see them.
+func (n *Node) lawOfIngress() ingress.Law {
+	if t := n.policy.Load(); t != nil {
+		return ingressLaw{t, n}
 	}
-	from, toward := n.path.At(client), n.path.At(endpoint.Addr())
+	return nil
+}
+
+// ingressLaw is a Table as Ingress asks it, over TCP. It is compared by the Table.
+type ingressLaw struct {
+	table *policy.Table
+	node  *Node
+}
+
+// For implements ingress.Law.
+func (l ingressLaw) For(client netip.Addr) ingress.Judge {
+	from := l.node.path.At(client)
 	if client.IsLoopback() {
 		from = netstack.End{Kind: netstack.Host}
 	}
 	if from.Kind == netstack.Host { // whichever of its addresses it speaks from
-		if own := nodeAddr(&n.Config().Netstack, client); own.IsValid() {
+		if own := nodeAddr(&l.node.Config().Netstack, client); own.IsValid() {
 			client = own
 		}
 	}
-	switch t.JudgeIngress(&policy.Flow{
-		Src: packet.AddrFrom(client), Dst: packet.AddrFrom(endpoint.Addr()), Proto: packet.TCP, Port: endpoint.Port(),
-		From: endOf(&from), Toward: endOf(&toward), Both: true,
+	return ingressLawFor{l.table, l.node.path, packet.AddrFrom(client), endOf(&from)}
+}
+
+// ingressLawFor is an ingressLaw for one client. Who has an endpoint's address can change under one Table, as when a pod
+// is attached. What was forbidden before may stay so until the next Table, which comes with the pod's status.
+type ingressLawFor struct {
+	table  *policy.Table
+	path   *netstack.Path
+	client packet.Addr
+	from   policy.End
+}
+
+// Permits implements ingress.Judge.
+func (l ingressLawFor) Permits(endpoint netip.AddrPort) ingress.Permission {
+	toward := l.path.At(endpoint.Addr())
+	switch l.table.JudgeIngress(&policy.Flow{
+		Src: l.client, Dst: packet.AddrFrom(endpoint.Addr()), Proto: packet.TCP, Port: endpoint.Port(),
+		From: l.from, Toward: endOf(&toward), Both: true,
 	}).Verdict {
 	case policy.Permit:
 		return ingress.Permitted
