@@ -128,7 +128,7 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 e2e: build image kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e
 
-e2e-full: build image kubernetes-binaries peers ## that at full size: 100 pods ten times, 5,000 Services, official tests three times and all others, a rootless node, kube-proxy (90 minutes)
+e2e-full: build image kubernetes-binaries peers ## that at full size: 100 pods ten times, 5,000 Services, official tests three times and all others, policies, a rootless node, kube-proxy (150 minutes)
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes bridge host-local loopback portmap kube-proxy
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
