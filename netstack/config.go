@@ -134,6 +134,8 @@ type Flow struct {
 	From, Toward End
 	// Backend is the backend that the Balancer chose, 0 for none.
 	Backend uint64
+	// Begins is set for the Policy when the flow begins: no packet of it has gone on yet.
+	Begins bool
 }
 
 // End says who is at one end of a flow, as this node sees it.

@@ -126,7 +126,8 @@ func (w *worker) permit(s *snapshot, j *journey) bool {
 // by either end, when this node did not know it any more; so it must be permitted both ways. Only clients send to what
 // the Balancer leads elsewhere, and from other nodes' host sockets.
 func (w *worker) permitNew(s *snapshot, j *journey) bool {
-	if !w.permit(s, j) {
+	w.describe(s, j)
+	if w.told.Begins = true; !j.obeys(s.policy.Judge(&w.told)) {
 		return false
 	}
 	if !j.orig.Proto.Connects() || packet.Opens(j.packet.TCPFlags) || j.hit.Backend != 0 || j.wrapped {
@@ -180,7 +181,7 @@ func (w *worker) tellBegun(s *snapshot, j *journey) {
 // direction.
 func (w *worker) describe(s *snapshot, j *journey) {
 	f := &w.told
-	f.Backend = j.hit.Backend
+	f.Backend, f.Begins = j.hit.Backend, false
 	if j.hit.Dir == flow.Reply {
 		f.Orig, f.To = j.hit.To.Reverse(), j.orig.Reverse()
 		f.To.Dst = *j.flowSource()

@@ -182,6 +182,9 @@ func TestPolicyJudgesOnce(t *testing.T) {
 				if len(again.calls()) != 1 || len(p.calls()) != 1 {
 					t.Fatalf("after the rules changed: the old ones were asked %d times, the new ones %d times", len(p.calls())-1, len(again.calls()))
 				}
+				if !calls[0].Begins || again.calls()[0].Begins {
+					t.Errorf("asked for flows that begin: %v, then %v", calls[0].Begins, again.calls()[0].Begins)
+				}
 				for _, got := range append(calls, again.calls()...) {
 					if o, to := describeTuple(&got.Orig), describeTuple(&got.To); o != f.orig || to != f.to {
 						t.Errorf("asked for %s as %s, want %s as %s", o, to, f.orig, f.to)

@@ -8,6 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/audit"
 	"tapestry.dev/tapestry/netstack/policy/law"
 	"tapestry.dev/tapestry/netstack/policy/tiers"
 	"tapestry.dev/tapestry/roll"
@@ -19,7 +20,7 @@ func TestJudge(t *testing.T) {
 	named := func(name string) law.Labels { return law.Labels{{Key: "name", Value: name}} }
 	addr := func(s string) packet.Addr { return packet.AddrFrom(netip.MustParseAddr(s)) }
 	closed := policy.Rules{Isolates: true}
-	var c policy.Compiler
+	c := audit.NewCompiler(nil)
 	j := judge{c.Compile(policy.Config{
 		Policies: []*policy.Policy{
 			{Namespace: "a", Name: "far", Pods: law.Selector{{Key: "name", Op: law.In, Values: []string{"far"}}}, Ingress: closed},
@@ -82,18 +83,17 @@ func TestJudge(t *testing.T) {
 // TestDenyOfTheCluster: whom a policy of the cluster denies something hears nothing of it, and the rule is known.
 func TestDenyOfTheCluster(t *testing.T) {
 	deny := tiers.Rule{Action: tiers.Deny, Rule: law.Rule{Everybody: true, Ports: []law.Ports{{Proto: packet.TCP, First: 80, Last: 80}}}}
-	var c policy.Compiler
-	table := c.Compile(policy.Config{
+	tables := audit.NewCompiler(nil).Compile(policy.Config{
 		Cluster: []*tiers.Policy{{Name: "lockdown", Egress: []tiers.Rule{deny}}}, Own: []*policy.Pod{{Namespace: "a", Name: "own"}},
 	})
 	f := netstack.Flow{From: netstack.End{Kind: netstack.Pod, Attachment: "a/own"}, Toward: netstack.End{Kind: netstack.Outside}}
 	f.Orig = packet.Tuple{Src: packet.AddrFrom(netip.MustParseAddr("10.244.1.3")), Dst: packet.AddrFrom(netip.MustParseAddr("192.0.2.77")), DstPort: 80, Proto: packet.TCP}
 	f.To = f.Orig
-	if got := (judge{table}).Judge(&f); got.Action != netstack.Drop || table.Describe(got.Rule) != "ClusterNetworkPolicy lockdown egress[0]" {
-		t.Errorf("%+v by %q", got, table.Describe(got.Rule))
+	if got := (judge{tables}).Judge(&f); got.Action != netstack.Drop || tables.InForce.Describe(got.Rule) != "ClusterNetworkPolicy lockdown egress[0]" {
+		t.Errorf("%+v by %q", got, tables.InForce.Describe(got.Rule))
 	}
 	f.Orig.DstPort, f.To.DstPort = 81, 81
-	if got := (judge{table}).Judge(&f); got != (netstack.Ruling{}) {
+	if got := (judge{tables}).Judge(&f); got != (netstack.Ruling{}) {
 		t.Errorf("another port: %+v", got)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flowlog"
 	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/audit"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -158,9 +159,9 @@ type Node struct {
 	config    atomic.Pointer[Config]
 	cluster   atomic.Pointer[cluster] // of config
 	table     atomic.Pointer[services.Table]
-	policy    atomic.Pointer[policy.Table] // nil: everything is permitted
-	compiler  policy.Compiler              // guarded by sets, as is compiled
-	compiled  *policy.Table                // the Table of the Config that is being set
+	policy    atomic.Pointer[audit.Tables] // nil: everything is permitted
+	findings  *audit.Findings
+	compiler  *audit.Compiler // guarded by sets
 	hostAddrs atomic.Pointer[[]netip.Addr]
 
 	ingressAt    listeners
@@ -195,6 +196,8 @@ func Start(held Held, c Config) (*Node, error) {
 	n := &Node{
 		held: held, log: held.Log, begin: make(chan struct{}), hostBackends: newHostBackends(held.Descriptors.Of(descriptors.IngressBackends)),
 	}
+	n.findings = audit.NewFindings(time.Now)
+	n.compiler = audit.NewCompiler(n.findings)
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.know(&c)
 	n.early.to = func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) }
@@ -214,7 +217,7 @@ func Start(held Held, c Config) (*Node, error) {
 func (n *Node) Set(c Config) error {
 	n.sets.Lock()
 	defer n.sets.Unlock()
-	n.compiled = n.compiler.Compile(c.Policy) // now, since this may take longer than others should wait
+	policies := n.compiler.Compile(c.Policy) // now, since this may take longer than others should wait
 	n.setting.Lock()
 	defer n.setting.Unlock()
 	if n.closed {
@@ -224,6 +227,7 @@ func (n *Node) Set(c Config) error {
 		return err
 	}
 	n.know(&c)
+	n.policy.Store(policies)
 	first := !n.inForce
 	n.inForce = true
 	var errs []error

@@ -30,7 +30,7 @@ var parts = []maker{
 	{"services", makeServices},          // frontends and backends, which the other parts ask for
 	{"mesh", makeMesh},                  // the way to other nodes
 	{"host addresses", makeHostAddrs},   // those of the host's interfaces
-	{"policy", makePolicy},              // who may talk to whom
+	{"policy", makePolicy},              // who may talk to whom, compiled by Set
 	{"packet path", makePath},           // attachments, flows and the stack
 	{"node ports", makeNodePorts},       // host sockets of NodePorts and hostPorts
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy

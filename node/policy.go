@@ -4,19 +4,23 @@ import (
 	"net/netip"
 	"slices"
 
+	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/policy"
+	"tapestry.dev/tapestry/netstack/policy/audit"
 )
 
-// makePolicy has policies judge, which Set has compiled. The packet path gets them with everything else that it is
-// told.
+// makePolicy counts what policies find. The packet path gets them with everything else that it is told.
 func makePolicy(n *Node) (part, error) {
 	p := quiet
-	p.set = func(*Config) error {
-		n.policy.Store(n.compiled)
-		return nil
+	p.counters = func() counter.List {
+		found := n.findings.Totals()
+		return counter.List{counter.By(counter.Total, "tapestry_policy_staged_total",
+			"Flows that would fare otherwise if staged policies were in force: new ones that would be permitted (permit) or denied (deny), and "+
+				"ones that stand and would be cut (cut), each time they were judged again.", "would",
+			map[string]uint64{"permit": found.WouldPermit, "deny": found.WouldDeny, "cut": found.WouldCut})}
 	}
 	return p, nil
 }
@@ -29,20 +33,23 @@ func (n *Node) judge() netstack.Policy {
 	return nil
 }
 
-// judge is a Table as the packet path asks it. It is compared by the Table.
-type judge struct{ *policy.Table }
+// Policies returns what judges flows, nil where there are no policies, and what staged ones find.
+func (n *Node) Policies() (*audit.Tables, *audit.Findings) { return n.policy.Load(), n.findings }
+
+// judge is Tables as the packet path asks them. It is compared by the Tables.
+type judge struct{ *audit.Tables }
 
 var _ netstack.Policy = judge{}
 
 // Judge implements netstack.Policy.
 func (j judge) Judge(f *netstack.Flow) netstack.Ruling {
-	r := j.Table.Judge(&policy.Flow{
+	r := j.Tables.Judge(&policy.Flow{
 		Src: f.Orig.Src, Dst: f.To.Dst, Proto: f.Orig.Proto, Port: f.To.DstPort, From: endOf(&f.From), Toward: endOf(&f.Toward),
 		// What is steered from here to a third node, for instance, has this node's address there.
 		Both: f.To.Src != f.Orig.Src,
 		// What comes by a hostPort was judged as what goes to this node.
 		Steered: f.Backend != 0 && f.From.Kind == netstack.OtherNode && !j.IsNode(f.Orig.Dst),
-	})
+	}, audit.Asked{Begins: f.Begins})
 	switch r.Verdict {
 	case policy.Permit:
 		return netstack.Ruling{Rule: r.Rule}
@@ -94,10 +101,10 @@ func (n *Node) lawOfIngress() ingress.Law {
 	return nil
 }
 
-// ingressLaw is a Table as Ingress asks it, over TCP. It is compared by the Table.
+// ingressLaw is Tables as Ingress asks them, over TCP. It is compared by the Tables.
 type ingressLaw struct {
-	table *policy.Table
-	node  *Node
+	tables *audit.Tables
+	node   *Node
 }
 
 // For implements ingress.Law.
@@ -111,13 +118,13 @@ func (l ingressLaw) For(client netip.Addr) ingress.Judge {
 			client = own
 		}
 	}
-	return ingressLawFor{l.table, l.node.path, packet.AddrFrom(client), endOf(&from)}
+	return ingressLawFor{l.tables, l.node.path, packet.AddrFrom(client), endOf(&from)}
 }
 
-// ingressLawFor is an ingressLaw for one client. Who has an endpoint's address can change under one Table, as when a pod
-// is attached. What was forbidden before may stay so until the next Table, which comes with the pod's status.
+// ingressLawFor is an ingressLaw for one client. Who has an endpoint's address can change under the same Tables, as when
+// a pod is attached. What was forbidden before may stay so until the next Tables, which come with the pod's status.
 type ingressLawFor struct {
-	table  *policy.Table
+	tables *audit.Tables
 	path   *netstack.Path
 	client packet.Addr
 	from   policy.End
@@ -126,10 +133,10 @@ type ingressLawFor struct {
 // Permits implements ingress.Judge.
 func (l ingressLawFor) Permits(endpoint netip.AddrPort) ingress.Permission {
 	toward := l.path.At(endpoint.Addr())
-	switch l.table.JudgeIngress(&policy.Flow{
+	switch l.tables.Judge(&policy.Flow{
 		Src: l.client, Dst: packet.AddrFrom(endpoint.Addr()), Proto: packet.TCP, Port: endpoint.Port(),
 		From: l.from, Toward: endOf(&toward), Both: true,
-	}).Verdict {
+	}, audit.Asked{Begins: true, Ingress: true}).Verdict {
 	case policy.Permit:
 		return ingress.Permitted
 	case policy.Unknown:

@@ -94,6 +94,41 @@ func TestPolicy(t *testing.T) {
 	once(t, a, "tcp", at)
 }
 
+// TestStagedPolicy: a staged policy cuts nothing and denies nothing, not even to a pod that its node does not know, and
+// what it would do is found: to connections that begin, and to one that stands.
+func TestStagedPolicy(t *testing.T) {
+	c := nodetest.New(t, 2)
+	n2 := c.Members[1]
+	a, far := c.Members[0].Pod(3), n2.Pod(3)
+	serve(t, far, 8080)
+	c.Serve()
+	at := netip.AddrPortFrom(far.Addrs[0], 8080)
+	conn := dial(t, a, "tcp", at)
+	conn.answers(t, far.Name, a.Addrs[0])
+	staged := only(far, nil)
+	staged.Staged = true
+	c.Policies = []*policy.Policy{staged}
+	c.Serve()
+	if _, err := conn.ask("more"); err != nil {
+		t.Errorf("the connection was cut: %v", err)
+	}
+	once(t, a, "tcp", at)
+	tables, findings := n2.Policies()
+	list := findings.List(tables)
+	if len(list) != 1 || list[0].Begun != 1 || list[0].Standing == 0 || list[0].Would != policy.Deny || list[0].By.String() != "NetworkPolicy default/only" || list[0].Toward.Name != "default/"+far.Name {
+		t.Errorf("found %+v", list)
+	}
+	if n := n2.Counters().Of("tapestry_policy_staged_total"); n["deny"] != 1 || n["cut"] == 0 || n["permit"] != 0 {
+		t.Errorf("counted %v", n)
+	}
+	config := n2.Config()
+	config.Policy.Own = nil
+	if err := n2.Set(config); err != nil {
+		t.Fatal(err)
+	}
+	once(t, a, "tcp", at)
+}
+
 // TestPolicyCutsBothWays: a policy that comes cuts a connection; what its server still sends does not begin it anew.
 func TestPolicyCutsBothWays(t *testing.T) {
 	c := nodetest.New(t, 2)

@@ -73,6 +73,8 @@ type Policy struct {
 	Namespace, Name string
 	Pods            law.Selector
 	Egress, Ingress Rules
+	// Staged is set when the policy is only watched; see package audit.
+	Staged bool
 }
 
 // Rules are what a Policy permits in one direction.

@@ -32,4 +32,8 @@
 //
 // Most bounds what the policies of one namespace cost, and tiers.Most what those of the cluster do. Who makes Configs
 // leaves out what exceeds it.
+//
+// # What is only watched
+//
+// A Compiler has all policies judge that it is given, staged ones as well. Package audit gives it the right ones.
 package policy

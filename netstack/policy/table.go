@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"hash/maphash"
 	"net/netip"
 	"strings"
@@ -88,20 +87,6 @@ func (p *policies) serialsOf(list []*Policy) []uint32 {
 		serials[i] = p.serials[one]
 	}
 	return serials
-}
-
-// Describe says which rule of which policy decided, as "NetworkPolicy shop/web ingress[0]"; "" for none.
-func (t *Table) Describe(rule uint64) string {
-	id := law.ID(rule)
-	if id.Cluster() && t.tiers != nil {
-		return t.tiers.Describe(id)
-	}
-	for _, p := range t.policies.list {
-		if !id.Cluster() && t.policies.serials[p] == id.Serial() {
-			return fmt.Sprintf("NetworkPolicy %s/%s %s", p.Namespace, p.Name, id)
-		}
-	}
-	return ""
 }
 
 // about reports whether any policy is about a direction.

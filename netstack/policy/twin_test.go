@@ -388,7 +388,7 @@ func (m maker) next(c Config) Config {
 		if i := m.IntN(len(c.Policies) + 1); i < len(c.Policies) && m.IntN(2) == 0 {
 			c.Policies = slices.Delete(c.Policies, i, i+1)
 		} else if len(c.Policies) < 6 {
-			c.Policies = append(c.Policies, &Policy{Namespace: pick(m, "a", "b"), Name: fmt.Sprint(m.IntN(100)), Pods: m.selector(), Egress: m.rules(), Ingress: m.rules()})
+			c.Policies = append(c.Policies, &Policy{Namespace: pick(m, "a", "b"), Name: fmt.Sprint(m.IntN(100)), Pods: m.selector(), Egress: m.rules(), Ingress: m.rules(), Staged: m.IntN(3) == 0})
 		}
 	case 4:
 		c.Nodes = slices.Clone(c.Nodes)
@@ -405,6 +405,14 @@ func (m maker) next(c Config) Config {
 	return c
 }
 
+// twoNodes returns a Config of two nodes and nothing else.
+func twoNodes() Config {
+	return Config{Nodes: []Node{
+		{Name: "n1", Pods: podRanges("10.0.0.0/24", "fd00::/112"), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::1")}, Host: []netip.Addr{netip.MustParseAddr("10.9.0.1")}},
+		{Name: "n2", Pods: podRanges("10.0.1.0/24", "10.9.0.0/24"), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, Agent: []netip.Addr{netip.MustParseAddr("10.9.0.2")}},
+	}}
+}
+
 // FuzzTwin compares a Compiler that follows changes with a new one, and both with the slow twin.
 func FuzzTwin(f *testing.F) {
 	for seed := range uint64(40) {
@@ -413,10 +421,7 @@ func FuzzTwin(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		m := maker{rand.New(rand.NewPCG(seed, 1))}
 		var compiler Compiler
-		c := Config{Nodes: []Node{
-			{Name: "n1", Pods: podRanges("10.0.0.0/24", "fd00::/112"), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::1")}, Host: []netip.Addr{netip.MustParseAddr("10.9.0.1")}},
-			{Name: "n2", Pods: podRanges("10.0.1.0/24", "10.9.0.0/24"), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, Agent: []netip.Addr{netip.MustParseAddr("10.9.0.2")}},
-		}}
+		c := twoNodes()
 		for range 12 {
 			c = m.next(c)
 			table := compiler.Compile(c)

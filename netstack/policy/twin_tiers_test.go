@@ -142,7 +142,7 @@ func (m maker) nextCluster(c *Config) {
 	if len(c.Cluster) < 4 {
 		c.Cluster = append(c.Cluster, &tiers.Policy{
 			Name: fmt.Sprint(m.IntN(1000)), Tier: pick(m, tiers.Admin, tiers.Baseline), Priority: int32(m.IntN(3)),
-			Namespaces: m.selector(), Pods: m.selector(), Egress: m.tierRules(), Ingress: m.tierRules(),
+			Namespaces: m.selector(), Pods: m.selector(), Egress: m.tierRules(), Ingress: m.tierRules(), Staged: m.IntN(3) == 0,
 		})
 	}
 }

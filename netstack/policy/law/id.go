@@ -28,6 +28,9 @@ func IDOf(serial uint32, cluster, egress bool, rule int) ID {
 // Serial returns the serial number of the rule's policy.
 func (id ID) Serial() uint32 { return uint32(id >> serialBits) }
 
+// Policy returns the ID that all rules of one policy have in common. It is none that a rule has.
+func (id ID) Policy() ID { return id&^(1<<serialBits-1) | id&clusterBit }
+
 // Cluster reports whether it is a policy of the cluster.
 func (id ID) Cluster() bool { return id&clusterBit != 0 }
 

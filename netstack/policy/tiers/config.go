@@ -28,6 +28,8 @@ type Policy struct {
 	Tier             Tier
 	Priority         int32 // the smaller comes first
 	Namespaces, Pods law.Selector
+	// Staged is set when the policy is only watched; see package audit.
+	Staged bool
 	// Egress and Ingress have the rules of each direction in their order.
 	Egress, Ingress []Rule
 }

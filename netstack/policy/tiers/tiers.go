@@ -2,7 +2,7 @@ package tiers
 
 import (
 	"cmp"
-	"fmt"
+	"iter"
 	"slices"
 	"sync"
 
@@ -130,12 +130,16 @@ func (t *Tiers) Learn(needed bool) {
 	}
 }
 
-// Describe says which rule an ID is, as "ClusterNetworkPolicy lockdown egress[0]"; "" for none.
-func (t *Tiers) Describe(id law.ID) string {
-	for p, serial := range t.serials {
-		if serial == id.Serial() {
-			return fmt.Sprintf("ClusterNetworkPolicy %s %s", p.Name, id)
+// All yields the policies with their IDs; none of no Tiers.
+func (t *Tiers) All() iter.Seq2[law.ID, *Policy] {
+	return func(yield func(law.ID, *Policy) bool) {
+		if t == nil {
+			return
+		}
+		for _, p := range t.list {
+			if !yield(law.IDOf(t.serials[p], true, true, -1).Policy(), p) {
+				return
+			}
 		}
 	}
-	return ""
 }
