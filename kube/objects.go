@@ -55,7 +55,22 @@ const (
 	// UpgradesAnnotation on an Ingress lists the protocols, separated by commas, that its clients may change to with
 	// Upgrade, besides websocket.
 	UpgradesAnnotation = "tapestry.dev/upgrades"
+	// PolicyModeAnnotation of a NetworkPolicy or ClusterNetworkPolicy is "audit" when the policy is only watched: it is
+	// judged, counted and told, and not enforced. With "enforce", or without the annotation, it is enforced.
+	PolicyModeAnnotation = "tapestry.dev/policy-mode"
 )
+
+// Staged reports whether a policy is only watched, by PolicyModeAnnotation. ok is false when the annotation cannot be
+// understood: then the policy is enforced.
+func Staged(policy metav1.Object) (staged, ok bool) {
+	switch mode, there := policy.GetAnnotations()[PolicyModeAnnotation]; {
+	case !there, mode == "enforce":
+		return false, true
+	case mode == "audit":
+		return true, true
+	}
+	return false, false
+}
 
 // ProxyProtocol returns the version of the PROXY protocol that a Service asks for by ProxyProtocolAnnotation, 0 for
 // none. It returns false when the annotation cannot be understood.

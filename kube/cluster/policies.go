@@ -9,6 +9,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/policyapi"
 )
 
 const (
@@ -40,8 +41,8 @@ func newPolicies(touch func(), wait, rest time.Duration) policies {
 	return policies{gate: newGate(), touch: touch, wait: wait, rest: rest}
 }
 
-// admit takes the policies out of objs that wait for what is unread. The first snapshot waits with them: then it
-// returns what is missing.
+// admit takes the policies out of objs that wait for what is unread. The first snapshot waits with them, if one of them is
+// enforced: then admit returns what is missing.
 func (p *policies) admit(objs *kube.Objects, unread []string, delivered bool) (missing []string) {
 	p.withheld, p.without = nil, nil
 	if len(objs.NetworkPolicies)+len(objs.ClusterNetworkPolicies) == 0 {
@@ -63,7 +64,7 @@ func (p *policies) admit(objs *kube.Objects, unread []string, delivered bool) (m
 	case !time.Now().Before(p.until):
 		p.without = unread
 	case len(waiting)+len(objs.ClusterNetworkPolicies) == 0:
-	case !delivered:
+	case !delivered && enforces(objs, waiting):
 		return slices.Clone(unread)
 	default:
 		p.withheld = unread
@@ -99,6 +100,19 @@ func namePods(list []*networkingv1.NetworkPolicy) map[string]bool {
 		}
 	}
 	return namespaces
+}
+
+// enforces reports whether one of the policies that wait is enforced. waiting are the namespaces whose policies do.
+func enforces(objs *kube.Objects, waiting map[string]bool) bool {
+	for _, obj := range objs.NetworkPolicies {
+		if staged, _ := kube.Staged(obj); waiting[obj.Namespace] && !staged {
+			return true
+		}
+	}
+	return slices.ContainsFunc(objs.ClusterNetworkPolicies, func(obj *policyapi.ClusterNetworkPolicy) bool {
+		staged, _ := kube.Staged(obj)
+		return !staged
+	})
 }
 
 // problem returns what is wrong with policies on this node, "" for nothing.

@@ -130,6 +130,29 @@ func TestPoliciesStartAtOnce(t *testing.T) {
 	v.until("the policy", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.NetworkPolicies) == 1 })
 }
 
+// TestStagedPoliciesWaitAlone: a first start does not wait for what only staged policies name, and these are not in
+// force before it is known.
+func TestStagedPoliciesWaitAlone(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	staged := networkPolicy("p")
+	staged.Annotations = map[string]string{kube.PolicyModeAnnotation: "audit"}
+	s.Put(node("n1"), staged)
+	s.Answer("namespaces", http.StatusForbidden)
+	v := see(t, s, func(o *Options) { o.policiesWait = time.Hour })
+	v.until("a node", func(objs *kube.Objects, _ []kube.Problem) bool {
+		return len(objs.Nodes) == 1 && len(objs.NetworkPolicies) == 0
+	})
+	s.Answer("namespaces", 0)
+	v.until("the policy", func(objs *kube.Objects, _ []kube.Problem) bool {
+		mode := ""
+		for _, p := range objs.NetworkPolicies {
+			mode = p.Annotations[kube.PolicyModeAnnotation]
+		}
+		return mode == "audit"
+	})
+}
+
 // TestPoliciesEnd: some time after the last policy has gone, what only policies need is not followed, and not kept. It
 // is read again for the next one.
 func TestPoliciesEnd(t *testing.T) {

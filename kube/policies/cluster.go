@@ -24,7 +24,7 @@ const maxPriority = 1000
 // parseCluster reads a ClusterNetworkPolicy.
 func parseCluster(obj *policyapi.ClusterNetworkPolicy, say *kube.Report) *tiers.Policy {
 	p, s := parser{kube.RefOf(obj), say}, &obj.Spec
-	out := &tiers.Policy{Name: obj.Name, Priority: s.Priority}
+	out := &tiers.Policy{Name: obj.Name, Priority: s.Priority, Staged: p.staged(obj)}
 	ok := p.isRead("spec", s.Unread, closesPolicy)
 	switch s.Tier {
 	case policyapi.Admin:

@@ -27,9 +27,10 @@ type limits[O kube.Object, P comparable] struct {
 // bound says how large policies may be.
 type bound[P comparable] struct {
 	most law.Size
-	// of returns what is counted together.
-	of   func(P) string
-	size func(P) law.Size
+	// of returns what is counted together. Those that are staged come after all that are not: they take nobody's place.
+	of     func(P) string
+	staged func(P) bool
+	size   func(P) law.Size
 	// close returns what stands for a policy that exceeds, and closed says in words what that does.
 	close  func(P) P
 	closed string
@@ -37,10 +38,10 @@ type bound[P comparable] struct {
 
 // ofNamespaces bounds the NetworkPolicies of each namespace. What exceeds isolates the same pods, and permits nobody.
 var ofNamespaces = bound[*policy.Policy]{
-	most: policy.Most, of: func(p *policy.Policy) string { return p.Namespace }, size: (*policy.Policy).Size,
+	most: policy.Most, of: func(p *policy.Policy) string { return p.Namespace }, staged: func(p *policy.Policy) bool { return p.Staged }, size: (*policy.Policy).Size,
 	close: func(p *policy.Policy) *policy.Policy {
 		return &policy.Policy{
-			Namespace: p.Namespace, Name: p.Name, Pods: p.Pods,
+			Namespace: p.Namespace, Name: p.Name, Pods: p.Pods, Staged: p.Staged,
 			Ingress: policy.Rules{Isolates: p.Ingress.Isolates}, Egress: policy.Rules{Isolates: p.Egress.Isolates},
 		}
 	},
@@ -49,12 +50,12 @@ var ofNamespaces = bound[*policy.Policy]{
 
 // ofCluster bounds all ClusterNetworkPolicies.
 var ofCluster = bound[*tiers.Policy]{
-	most: tiers.Most, of: func(*tiers.Policy) string { return "" }, size: (*tiers.Policy).Size, close: closeCluster,
+	most: tiers.Most, of: func(*tiers.Policy) string { return "" }, staged: func(p *tiers.Policy) bool { return p.Staged }, size: (*tiers.Policy).Size, close: closeCluster,
 	closed: "with it the ClusterNetworkPolicies have %d %s, more than the %d that are compiled, so it denies its pods everything where it has rules: have fewer",
 }
 
 // within returns policies, of which read[i] is what objs[i] says, with others in place of those that exceed. The oldest
-// that fit are in force.
+// that fit are in force, or staged.
 func (l *limits[O, P]) within(objs []O, read []P, say *kube.Report) []P {
 	if !kube.Same(l.objs, objs) || !kube.Same(l.read, read) {
 		l.judge(objs, read)
@@ -83,6 +84,7 @@ func (l *limits[O, P]) judge(objs []O, read []P) {
 	list, closed := read, map[P]P{}
 	for _, indices := range tooMuch {
 		byAge(objs, indices)
+		slices.SortStableFunc(indices, func(i, j int) int { return which(l.staged(read[i])) - which(l.staged(read[j])) })
 		var sum law.Size
 		for _, i := range indices {
 			p := read[i]

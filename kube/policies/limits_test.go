@@ -31,6 +31,12 @@ func sized(namespace, name string, age, rules, peers int, peer networkingv1.Netw
 	return p
 }
 
+// stagedPolicy stages a policy.
+func stagedPolicy(p *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	p.Annotations = map[string]string{kube.PolicyModeAnnotation: "audit"}
+	return p
+}
+
 var (
 	anyPod = networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{}}
 	block  = networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: "192.0.2.0/24", Except: []string{"192.0.2.1/32"}}}
@@ -64,6 +70,8 @@ func TestLimits(t *testing.T) {
 		{"one alone", []*networkingv1.NetworkPolicy{sized("a", "x", 1, 1, most.Ranges, block)}, []string{"x"}, "have 100000 ranges, and exceptions of these, more than the 50000"},
 		{"ports", []*networkingv1.NetworkPolicy{ports}, []string{"new"}, "10001 ports"},
 		{"values", []*networkingv1.NetworkPolicy{values}, []string{"new"}, "10001 selectors"},
+		{"staged", []*networkingv1.NetworkPolicy{stagedPolicy(sized("a", "older", 9, most.Rules, 1, anyPod)), sized("a", "young", 1, 1, 1, anyPod)}, []string{"older"}, "5001 rules"},
+		{"staged, and too large besides", []*networkingv1.NetworkPolicy{sized("a", "large", 1, most.Rules+1, 1, anyPod), stagedPolicy(sized("a", "small", 9, 1, 1, anyPod))}, []string{"large"}, "5001 rules"},
 		{"other namespaces", []*networkingv1.NetworkPolicy{sized("a", "x", 1, most.Rules, 0, anyPod), sized("b", "y", 1, most.Rules, 0, anyPod)}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

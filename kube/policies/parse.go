@@ -30,7 +30,7 @@ func (p *parser) fault(field, format string, args ...any) {
 // parse reads a NetworkPolicy.
 func parse(obj *networkingv1.NetworkPolicy, say *kube.Report) *policy.Policy {
 	p := parser{kube.RefOf(obj), say}
-	out := &policy.Policy{Namespace: obj.Namespace, Name: obj.Name}
+	out := &policy.Policy{Namespace: obj.Namespace, Name: obj.Name, Staged: p.staged(obj)}
 	out.Ingress.Isolates, out.Egress.Isolates = p.directions(&obj.Spec)
 	var ok bool
 	if out.Pods, ok = p.selector(&obj.Spec.PodSelector, "spec.podSelector", "the policy is for all pods of its namespace, and permits nobody"); !ok {
@@ -45,6 +45,15 @@ func parse(obj *networkingv1.NetworkPolicy, say *kube.Report) *policy.Policy {
 		out.Egress.List = append(out.Egress.List, p.rule(fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports))
 	}
 	return out
+}
+
+// staged reports whether a policy is only watched.
+func (p *parser) staged(obj kube.Object) bool {
+	staged, ok := kube.Staged(obj)
+	if !ok {
+		p.fault("metadata.annotations."+kube.PolicyModeAnnotation, "%.40q is unknown, so the policy is enforced: expected audit or enforce", obj.GetAnnotations()[kube.PolicyModeAnnotation])
+	}
+	return staged
 }
 
 // directions returns for which directions the policy is. Without policyTypes it is for ingress, and for egress if it

@@ -29,7 +29,7 @@ var around = policies.Around{
 func next(r *rand.Rand, o kube.Objects) kube.Objects {
 	o = o.Clone()
 	meta := func(name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: "x", Name: name, Labels: map[string]string{"app": fmt.Sprint(r.IntN(3))}, Annotations: map[string]string{"n": fmt.Sprint(r.Int())}}
+		return metav1.ObjectMeta{Namespace: "x", Name: name, Labels: map[string]string{"app": fmt.Sprint(r.IntN(3))}, Annotations: map[string]string{"n": fmt.Sprint(r.Int()), kube.PolicyModeAnnotation: []string{"audit", "enforce", "?"}[r.IntN(3)]}}
 	}
 	n := r.IntN(6)
 	switch r.IntN(6) {

@@ -204,7 +204,7 @@ func policies(c policy.Config) any {
 	}
 	var list, cluster, own, others, nodes, namespaces []string
 	for _, p := range c.Cluster {
-		name := fmt.Sprintf("%s %d %s", [...]string{"Admin", "Baseline"}[p.Tier], p.Priority, p.Name)
+		name := fmt.Sprintf("%s %d %s", [...]string{"Admin", "Baseline"}[p.Tier], p.Priority, p.Name) + map[bool]string{true: ", staged,"}[p.Staged]
 		cluster = append(cluster, fmt.Sprintf("%s for %s in %s", name, selector(p.Pods), selector(p.Namespaces)))
 		for direction, rules := range map[string][]tiers.Rule{"ingress": p.Ingress, "egress": p.Egress} {
 			for i := range rules {
@@ -215,7 +215,7 @@ func policies(c policy.Config) any {
 	}
 	slices.Sort(cluster)
 	for _, p := range c.Policies {
-		list = append(list, fmt.Sprintf("%s/%s for %s", p.Namespace, p.Name, selector(p.Pods)))
+		list = append(list, fmt.Sprintf("%s/%s for %s", p.Namespace, p.Name, selector(p.Pods))+map[bool]string{true: ", staged"}[p.Staged])
 		for direction, rules := range map[string]policy.Rules{"ingress": p.Ingress, "egress": p.Egress} {
 			for i, rule := range rules.List {
 				list = append(list, fmt.Sprintf("%s/%s %s[%d]: %s", p.Namespace, p.Name, direction, i, ends(&rule)))
