@@ -39,6 +39,10 @@ var (
 		"problems", "what is wrong with objects of the cluster",
 		[]string{"SEVERITY", "PROBLEM"}, func(p *Problem) []string { return []string{p.Severity, p.Text} },
 	}
+	StagedFlows = Table[StagedFlow]{
+		"staged", "flows of this node's pods that would fare otherwise if staged policies were in force",
+		[]string{"FROM", "TO", "WOULD BE", "BY", "BEGUN", "STANDING", "LAST"}, (*StagedFlow).cells,
+	}
 	DescriptorShares = Table[DescriptorShare]{
 		"descriptors", "how many of what takes open files the agent may have",
 		[]string{"MOST", "OF"}, func(d *DescriptorShare) []string { return []string{strconv.Itoa(d.Most), d.For} },
@@ -50,7 +54,7 @@ var (
 )
 
 // All lists the tables, in the order in which they are shown.
-var All = []Shown{Peers, Pods, Frontends, Problems, DescriptorShares, Turns, Claims, Routes, Sessions, Counters}
+var All = []Shown{Peers, Pods, Frontends, Problems, StagedFlows, DescriptorShares, Turns, Claims, Routes, Sessions, Counters}
 
 // Shown is a Table of any kind, for code that shows it to people.
 type Shown interface {

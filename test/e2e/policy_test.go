@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/probe"
 )
@@ -121,6 +123,51 @@ func TestNetworkPolicy(t *testing.T) {
 	if n := c.drops(t, "node-1", "denied") + c.drops(t, "node-2", "denied"); n == 0 {
 		t.Error("nothing is counted as denied")
 	}
+}
+
+// staged makes a policy one that is only watched.
+func staged(policy string) string {
+	return strings.Replace(policy, "metadata: {", "metadata: {annotations: {tapestry.dev/policy-mode: audit}, ", 1)
+}
+
+// TestStagedPolicies: what a staged policy would deny goes on, over restarts too, and is told, until it is enforced.
+func TestStagedPolicies(t *testing.T) {
+	c, yaml := policyLab(t, "e2e-policy-staged", 2*testTime)
+	client, far := lab.Pod("client"), at(c.addr(t, "far", false), 9000)
+	goes := c.talk(t, client, far)
+	closed := policyYAML("closed", "far", "policyTypes: [Ingress]") + clusterPolicyYAML("lockdown", "Admin", 10, "far", "ingress: [{action: Deny, from: [{namespaces: {}}]}]")
+	watched := staged(policyYAML("closed", "far", "policyTypes: [Ingress]")) +
+		staged(clusterPolicyYAML("lockdown", "Admin", 10, "far", "ingress: [{action: Deny, from: [{namespaces: {}}]}]"))
+	c.edit(t, yaml+watched)
+	told := func() bool {
+		c.reaches(t, client, "tcp", far, "far")
+		rows, err := localapi.StagedFlows.Ask(c.ctx, &localapi.Client{Path: c.Dir + "/nodes/node-2/api.sock"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if r.Src == c.addr(t, "client", false) && r.To == "default/far" && r.Port == 9000 && r.Begun > 0 {
+				if r.Would != "denied" || r.By != "ClusterNetworkPolicy lockdown ingress[0]" {
+					t.Errorf("told is %+v", r)
+				}
+				return true
+			}
+		}
+		return false
+	}
+	await.Until(t, "what would be denied is told", told)
+	before := nodeOf(c.status(t), "node-2").PID
+	if err := c.KillAgent(c.ctx, "node-2", syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	c.until(t, "another agent is ready", func(st *lab.Status) bool {
+		n := nodeOf(st, "node-2")
+		return n.PID != before && n.Agent == "ready"
+	})
+	await.Until(t, "what would be denied is told again", told)
+	goes.unharmed(t)
+	c.edit(t, yaml+closed)
+	c.may(t, client, "tcp", far, false, "the policies are enforced")
 }
 
 // TestPolicyAndDNS: a pod whose egress is closed resolves nothing, until a policy names the pods of cluster DNS, as

@@ -131,6 +131,7 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 		localapi.Pods.From(t.podRows),
 		localapi.Frontends.From(t.frontendRows),
 		localapi.Problems.From(t.problemRows),
+		localapi.StagedFlows.From(t.stagedRows),
 		localapi.DescriptorShares.From(t.descriptorRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
 	)}
