@@ -21,6 +21,7 @@ import (
 	"tapestry.dev/tapestry/share"
 	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/share/limbo"
+	"tapestry.dev/tapestry/underway"
 )
 
 const (
@@ -55,8 +56,8 @@ type guests struct {
 	calm     calm
 	crumbs   crumbs
 	replaced replacements
-	starts   starts
-	ending   atomic.Bool // Shutdown was called: Close no longer waits for clients
+	starts   underway.Count // connections that came from the lobby and have begun no request yet
+	ending   atomic.Bool    // Shutdown was called: Close no longer waits for clients
 }
 
 // conn is a client's connection.

@@ -54,7 +54,7 @@ func (l *laterListener) Addr() net.Addr { return l.addr }
 func arrive(c *conn) bool {
 	if !conns.Left(c.Conn) {
 		c.starts.Store(true)
-		c.guests.starts.add(1)
+		c.guests.starts.Begin()
 		select {
 		case c.later.arrivals <- c:
 			return true
@@ -68,42 +68,13 @@ func arrive(c *conn) bool {
 // started notes that a request was begun on a connection that may have come from the lobby, or that none will be.
 func (c *conn) started() {
 	if c.starts.Load() && c.starts.CompareAndSwap(true, false) {
-		c.guests.starts.add(-1)
+		c.guests.starts.End()
 	}
 }
 
-// starts counts the connections that came from the lobby and have begun no request yet.
-type starts struct {
-	mu   sync.Mutex
-	n    int
-	none chan struct{} // closed when n is 0; nil: nobody waits for it
-}
-
-func (s *starts) add(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.n += n; s.n == 0 && s.none != nil {
-		close(s.none)
-		s.none = nil
-	}
-}
-
-// wait returns when there are no such connections, after startTime, or when ctx ends.
-func (s *starts) wait(ctx context.Context) {
-	s.mu.Lock()
-	if s.n == 0 {
-		s.mu.Unlock()
-		return
-	}
-	if s.none == nil {
-		s.none = make(chan struct{})
-	}
-	none := s.none
-	s.mu.Unlock()
+// begun returns when all connections that came from the lobby have begun a request, after startTime, or when ctx ends.
+func (g *guests) begun(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	select {
-	case <-none:
-	case <-ctx.Done():
-	}
+	g.starts.Wait(ctx)
 }

@@ -198,15 +198,15 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.List
 }
 
 // Shutdown stops accepting and waits for the requests and upgraded connections under way. Connections that wait in the
-// lobby are begun, and have a second for a request. When ctx ends first, it cuts
-// the rest and returns ctx's error. The Server cannot be used again.
+// lobby are begun, and have a second for a request. When ctx ends first, it cuts the rest and returns ctx's error. The
+// Server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.guests.ending.Store(true)
-	s.guests.lobby.Open()     // who waits may have sent a request
-	s.guests.starts.wait(ctx) // net/http answers no request that it reads after its Shutdown was called
+	s.guests.lobby.Open() // who waits may have sent a request
+	s.guests.begun(ctx)   // net/http answers no request that it reads after its Shutdown was called
 	err := s.server.Shutdown(ctx)
-	if err == nil {
-		err = s.upgrades.wait(ctx)
+	if err == nil && s.upgrades.Wait(ctx) > 0 {
+		err = ctx.Err()
 	}
 	if err != nil {
 		s.stats.cut.Add(uint64(max(0, s.stats.inFlight.Load())))
@@ -216,7 +216,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.server.Close()
 	s.guests.limbo.Close()
 	s.upgrades.close()
-	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
+	s.upgrades.Wait(context.Background()) // upgraded connections end soon, since both their sides are closed
 	s.backends.close()
 	return err
 }

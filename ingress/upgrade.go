@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"tapestry.dev/tapestry/underway"
 )
 
 // upgrade passes on a response with status 101, and then joins client and backend until both directions have ended.
@@ -102,15 +104,15 @@ func pour(dst io.WriteCloser, src io.Reader) error {
 	}
 }
 
-// upgrades counts the requests that ask for an upgrade, since http.Server no longer counts upgraded connections. It is
-// not a WaitGroup because a request may begin while another goroutine waits.
+// upgrades are the requests that ask for an upgrade. http.Server neither counts nor closes upgraded connections.
 type upgrades struct {
+	underway.Count
 	mu    sync.Mutex
 	conns map[*client]int // requests per connection
-	idle  chan struct{}   // closed and forgotten when conns is empty; nil while nobody waits
 }
 
 func (u *upgrades) begin(c *client) {
+	u.Begin()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.conns == nil {
@@ -120,14 +122,11 @@ func (u *upgrades) begin(c *client) {
 }
 
 func (u *upgrades) end(c *client) {
+	defer u.End()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.conns[c]--; u.conns[c] == 0 {
 		delete(u.conns, c)
-	}
-	if len(u.conns) == 0 && u.idle != nil {
-		close(u.idle)
-		u.idle = nil
 	}
 }
 
@@ -137,25 +136,5 @@ func (u *upgrades) close() {
 	defer u.mu.Unlock()
 	for c := range u.conns {
 		c.conn.Close()
-	}
-}
-
-// wait returns nil when there are no such requests, or ctx's error when ctx ends first.
-func (u *upgrades) wait(ctx context.Context) error {
-	u.mu.Lock()
-	if len(u.conns) == 0 {
-		u.mu.Unlock()
-		return nil
-	}
-	if u.idle == nil {
-		u.idle = make(chan struct{})
-	}
-	idle := u.idle
-	u.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -60,7 +60,8 @@ func (p *Proxy) arriveNow(client *socketConn, v visit) {
 func (p *Proxy) connectLater(client io.Closer, v visit) {
 	end := func() {}
 	if v.at.proxy != 0 {
-		end = p.dying.begin()
+		p.dying.Begin()
+		end = p.dying.End
 	}
 	if !p.spawn(func() { defer end(); p.connect(client, v) }) {
 		end()

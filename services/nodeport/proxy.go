@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/share"
+	"tapestry.dev/tapestry/underway"
 )
 
 // Listener opens sockets on the host. Networks are tcp4, tcp6, udp4 and udp6.
@@ -205,8 +206,8 @@ type Proxy struct {
 	closed bool
 
 	sockets  atomic.Int64
-	adopted  atomic.Int64 // connections that Adopt carries
-	dying    dying        // connections that neither Join nor Adopt carries, and that may outlive their listeners
+	adopted  atomic.Int64   // connections that Adopt carries
+	dying    underway.Count // connections that neither Join nor Adopt carries, and that may outlive their listeners
 	memory   *memory
 	guests   *guests
 	openings *openings

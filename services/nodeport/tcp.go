@@ -132,7 +132,8 @@ func (p *Proxy) serve(client net.Conn, f flow, v visit) (left net.Conn) {
 		}
 	}
 	if v.at.proxy == 0 { // otherwise it is counted since it was accepted
-		defer p.dying.begin()()
+		p.dying.Begin()
+		defer p.dying.End()
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
 	if _, ok := p.dialled.Acquire(&claim, addressing.Client(v.from.Addr())); !ok {
