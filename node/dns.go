@@ -39,6 +39,12 @@ func makeResolvers(n *Node) (part, error) {
 	p := quiet
 	p.set = r.set
 	p.counters = r.server.Counters
+	p.drainLast = func(ctx context.Context) {
+		n.path.Stack().Shun()
+		if left := r.server.Drain(ctx); left > 0 {
+			n.log.Warn("connections to cluster DNS were cut", "connections", left)
+		}
+	}
 	return p, nil
 }
 

@@ -4,7 +4,8 @@
 // # Theory of operation
 //
 // The parts of a node are one list (parts.go), in the order in which they are made and set. Close goes through it
-// backwards. Each part says how it is set, which problems it has and what it counts.
+// backwards, after Drain, in which what ends with the Node may finish while everything else goes on. Each part says how
+// it is set, which problems it has and what it counts.
 //
 //	Held, Config ──Start──> Node (all parts, none of them in force)
 //	                          │ AttachTAP: what was attached before this process

@@ -266,22 +266,33 @@ func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 // KeepAgain has what goes on in the next Node held once more, by somebody new.
 func (n *Node) KeepAgain() { n.path.Stack().KeepAgain() }
 
-// drainTime is how long Drain takes at most. With Close it has to fit into terminationGracePeriodSeconds of deploy/.
-const drainTime = 5 * time.Second
+// drainTime is how long the drains of the parts take at most, and drainLastTime those that come last. With Close both
+// have to fit into terminationGracePeriodSeconds of deploy/. Only tests change them.
+var (
+	drainTime     = 5 * time.Second
+	drainLastTime = 2 * time.Second
+)
 
 // Drain lets requests through Ingress, and connections of node ports that end with the Node, finish for up to
-// drainTime. New ones wait in the sockets that are held. Everything else goes on, Set too. What is left is cut. The
-// second call waits for the first.
+// drainTime. New ones wait in the sockets that are held. After that, connections to cluster DNS over TCP end for up to
+// drainLastTime. Who begins one then sends the SYN again, to the next Node. Everything else goes on, Set too. What is
+// left is cut. The second call waits for the first.
 func (n *Node) Drain() {
 	n.drained.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-		defer cancel()
-		var parts sync.WaitGroup
-		for _, p := range n.parts {
-			parts.Go(func() { p.drain(ctx) })
-		}
-		parts.Wait()
+		n.drain(drainTime, func(ctx context.Context, p part) { p.drain(ctx) })
+		n.drain(drainLastTime, func(ctx context.Context, p part) { p.drainLast(ctx) })
 	})
+}
+
+// drain drains all parts at the same time, for at most limit.
+func (n *Node) drain(limit time.Duration, drain func(context.Context, part)) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var parts sync.WaitGroup
+	for _, p := range n.parts {
+		parts.Go(func() { drain(ctx, p) })
+	}
+	parts.Wait()
 }
 
 // Close ends the Node, after Drain. Translated connections, and relayed ones that are held, go on in the next Node that

@@ -58,16 +58,20 @@ type part struct {
 	// drain lets what is under way finish until ctx ends, while all other parts go on. Drain calls it before Close closes
 	// anything, those of all parts at the same time.
 	drain func(ctx context.Context)
-	close func()
+	// drainLast is drain for a part whose new clients have no socket in which they could wait for the next Node: it comes
+	// after the drains of all parts, and has less time, so that those clients need not try for long.
+	drainLast func(ctx context.Context)
+	close     func()
 }
 
 // quiet is a part that does nothing.
 var quiet = part{
-	set:      func(*Config) error { return nil },
-	problems: func() []Problem { return nil },
-	counters: func() counter.List { return nil },
-	drain:    func(context.Context) {},
-	close:    func() {},
+	set:       func(*Config) error { return nil },
+	problems:  func() []Problem { return nil },
+	counters:  func() counter.List { return nil },
+	drain:     func(context.Context) {},
+	drainLast: func(context.Context) {},
+	close:     func() {},
 }
 
 func makeServices(n *Node) (part, error) {

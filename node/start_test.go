@@ -100,12 +100,13 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// Parts are set in order, all of them even if one fails. All are drained at the same time, before one is closed. They
-// are closed once, in reverse order.
+// Parts are set in order, all of them even if one fails. All are drained at the same time, then all that come last,
+// before one is closed. They are closed once, in reverse order.
 func TestOrder(t *testing.T) {
 	var log []string
-	var drained sync.WaitGroup
+	var drained, last sync.WaitGroup
 	drained.Add(3)
+	last.Add(3)
 	var list []maker
 	for _, name := range []string{"a", "b", "c"} {
 		list = append(list, maker{name, func(*Node) (part, error) {
@@ -115,8 +116,9 @@ func TestOrder(t *testing.T) {
 				problems: func() []Problem {
 					return []Problem{{Warning: name == "b"}}
 				},
-				drain: func(context.Context) { drained.Done(); drained.Wait() },
-				close: func() { drained.Wait(); log = append(log, "close "+name) },
+				drain:     func(context.Context) { drained.Done(); drained.Wait() },
+				drainLast: func(context.Context) { drained.Wait(); last.Done(); last.Wait() },
+				close:     func() { last.Wait(); log = append(log, "close "+name) },
 			}, nil
 		}})
 	}

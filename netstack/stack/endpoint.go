@@ -144,7 +144,7 @@ func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 		})
 		return
 	}
-	if s.relayed(p, turn) || s.keeping.hold(s, p) {
+	if s.relayed(p, turn) || s.keeping.hold(s, p) || s.shuns.Load() && begins(p) {
 		return
 	}
 	cut := &turn.cut
@@ -163,6 +163,15 @@ func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 		view.CapLength(n)
 		s.receive(view)
 	}
+}
+
+// Shun has SYNs to the stack dropped from now on. Their senders send them again, so that the stack of the next process
+// gets them. Connections of the relays, and those that are there, go on.
+func (s *Stack) Shun() { s.shuns.Store(true) }
+
+// begins reports whether p begins a TCP connection.
+func begins(p *packet.Packet) bool {
+	return p.Tuple.Proto == packet.TCP && p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN
 }
 
 // Turn is scratch memory of a goroutine that delivers packets, and collects what it does once for many packets. The

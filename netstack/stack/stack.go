@@ -118,6 +118,7 @@ type Stack struct {
 	poller    *poll.Poller
 	ownPoller bool                                 // Close closes poller
 	addrs     atomic.Pointer[map[packet.Addr]bool] // the stack's addresses; replaced by Set
+	shuns     atomic.Bool                          // Shun was called
 
 	ctx    context.Context // ends with the Stack and stops every relay
 	cancel context.CancelFunc

@@ -51,8 +51,10 @@ const (
 	idleTimeout = 10 * time.Second
 	// maxChase limits the length of a chain of ExternalName Services that name one another.
 	maxChase = 8
-	// drainTimeout is how long Serve waits, when it ends, for questions under way.
+	// drainTimeout is how long Serve waits, when it ends, for questions over UDP that are under way.
 	drainTimeout = 2 * time.Second
+	// settleTime is the Settle of stream.Options. Clients are on this node, and connect within a millisecond.
+	settleTime = 50 * time.Millisecond
 )
 
 // Server answers DNS questions. It opens no sockets; the caller passes them to Serve.
@@ -61,6 +63,7 @@ type Server struct {
 	zone    string
 	forward *forward.Forwarder
 	conns   conns.Conns
+	streams *stream.Server
 	waiting *share.Limit[netip.Addr, func()] // questions over TCP, until their answers are written
 	counts  counts
 	config  atomic.Pointer[Config]
@@ -99,6 +102,13 @@ func New(opts Options) *Server {
 		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards,
 		LowerCase: opts.LowerCase, Logger: opts.Logger,
 	})
+	s.streams = stream.New(stream.Options{
+		Answer: func(ctx context.Context, q stream.Question) []byte {
+			return s.answer(ctx, q.From, q.Msg, forward.Client{TCP: true, Waits: q.Waits})
+		},
+		Owner:   func(a net.Addr) netip.Addr { return opts.Owner(conns.ClientOf(a)) },
+		Waiting: s.waiting, Idle: idleTimeout, Settle: settleTime,
+	})
 	return s
 }
 
@@ -126,22 +136,25 @@ func (s *Server) own() []netip.Addr {
 }
 
 // Serve answers on pc (UDP) and l (TCP) until ctx ends. Then it closes both and returns nil. Either may be nil. Serve
-// may run several times concurrently with different sockets.
+// may run several times concurrently with different sockets. After Drain it goes on with pc alone.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var serve []func(context.Context) error
+	var serve []func() error
 	if pc != nil {
-		serve = append(serve, func(ctx context.Context) error { return s.serveUDP(ctx, pc) })
+		serve = append(serve, func() error { return s.serveUDP(ctx, pc) })
 	}
 	if l != nil {
-		serve = append(serve, func(ctx context.Context) error { return s.serveTCP(ctx, l) })
+		serve = append(serve, func() error { return s.streams.Serve(ctx, s.conns.Over(l)) })
 	}
 	done := make(chan error, len(serve))
 	for _, f := range serve {
 		go func() {
-			done <- f(ctx)
-			cancel() // a server with only one of its sockets is of no use
+			err := f()
+			if err != nil {
+				cancel() // a server with only one of its sockets is of no use
+			}
+			done <- err
 		}()
 	}
 	var errs []error
@@ -153,6 +166,10 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 	}
 	return nil
 }
+
+// Drain ends what goes over TCP, in every Serve: questions are answered, connections end in order, and no more are
+// accepted (package stream). It returns when that is done or ctx ends, and how many connections are left.
+func (s *Server) Drain(ctx context.Context) (left int) { return s.streams.Drain(ctx) }
 
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	started, ended := make(chan struct{}), make(chan struct{})
@@ -172,16 +189,6 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		}
 	})()
 	return srv.ActivateAndServe()
-}
-
-func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
-	return stream.Serve(ctx, s.conns.Over(l), stream.Options{
-		Answer: func(ctx context.Context, q stream.Question) []byte {
-			return s.answer(ctx, q.From, q.Msg, forward.Client{TCP: true, Waits: q.Waits})
-		},
-		Owner:   func(a net.Addr) netip.Addr { return s.opts.Owner(conns.ClientOf(a)) },
-		Waiting: s.waiting, Idle: idleTimeout, Drain: drainTimeout,
-	})
 }
 
 // answer returns the bytes of the answer to r. It completes by, which says how the client asks.

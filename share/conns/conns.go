@@ -4,6 +4,7 @@
 package conns
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 
@@ -79,6 +80,14 @@ func (c *conn) Write(b []byte) (int, error) {
 func (c *conn) Close() error {
 	c.conns.Release(&c.claim)
 	return c.Conn.Close()
+}
+
+// CloseWrite says that nothing more is written, if c can do that.
+func (c *conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // ClientOf returns the IP address of a client. It is the zero address when a has none.

@@ -3,12 +3,15 @@ package stream
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -22,41 +25,60 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // server is one whose names below "slow." wait until they are released.
 type server struct {
+	*Server
 	addr    string
 	release chan struct{}
 	waiting *share.Limit[netip.Addr, func()]
-	stop    func()
+}
+
+// gate is a listener that accepts when it is open.
+type gate struct {
+	net.Listener
+	open <-chan struct{}
+}
+
+// Accept implements net.Listener.
+func (g gate) Accept() (net.Conn, error) {
+	<-g.open
+	return g.Listener.Accept()
 }
 
 func newServer(t *testing.T, most, answerLen int, idle time.Duration) *server {
+	t.Helper()
+	open := make(chan struct{})
+	close(open)
+	waiting := share.New[netip.Addr, func()](share.Options[netip.Addr]{Total: most})
+	return newServerBehind(t, open, Options{Idle: idle, Waiting: waiting}, answerLen)
+}
+
+// newServerBehind is a server whose listener accepts when open is closed. Each answer gets answerLen bytes more.
+func newServerBehind(t *testing.T, open <-chan struct{}, o Options, answerLen int) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{addr: l.Addr().String(), release: make(chan struct{}), waiting: share.New[netip.Addr, func()](share.Options[netip.Addr]{Total: most})}
+	s := &server{addr: l.Addr().String(), release: make(chan struct{}), waiting: o.Waiting}
+	o.Owner = func(a net.Addr) netip.Addr { return a.(*net.TCPAddr).AddrPort().Addr().Unmap() }
+	o.Answer = func(ctx context.Context, q Question) []byte {
+		if strings.HasSuffix(q.Question[0].Name, "slow.") {
+			q.Waits()
+			q.Waits() // once more is nothing more
+			select {
+			case <-s.release:
+			case <-ctx.Done():
+			}
+		}
+		b, err := new(dns.Msg).SetReply(q.Msg).Pack()
+		if err != nil {
+			t.Error(err)
+		}
+		return append(b, make([]byte, answerLen)...)
+	}
+	s.Server = New(o)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	s.stop = cancel
-	go func() {
-		done <- Serve(ctx, l, Options{Idle: idle, Drain: time.Second, Waiting: s.waiting,
-			Owner: func(a net.Addr) netip.Addr { return a.(*net.TCPAddr).AddrPort().Addr().Unmap() },
-			Answer: func(ctx context.Context, q Question) []byte {
-				if strings.HasSuffix(q.Question[0].Name, "slow.") {
-					q.Waits()
-					q.Waits() // once more is nothing more
-					select {
-					case <-s.release:
-					case <-ctx.Done():
-					}
-				}
-				b, err := new(dns.Msg).SetReply(q.Msg).Pack()
-				if err != nil {
-					t.Error(err)
-				}
-				return append(b, make([]byte, answerLen)...)
-			}})
-	}()
+	go func() { done <- s.Serve(ctx, gate{l, open}) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -187,30 +209,183 @@ func TestNoQuestions(t *testing.T) {
 
 // TestIdle: a connection on which nothing is asked is closed.
 func TestIdle(t *testing.T) {
-	s := newServer(t, 8, 0, 50*time.Millisecond)
-	c := dial(t, s, "127.0.0.1")
-	send(t, c, 1, "quick.")
-	if got := receive(t, c); got != 1 {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := overPipe(t)
+		if _, err := c.Write(message(t, 1, "quick.")); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, &dns.Conn{Conn: c})
+		began := time.Now()
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took != s.options.Idle {
+			t.Errorf("it was closed after %v, want %v", took, s.options.Idle)
+		}
+	})
+}
+
+// drain begins to drain s. The channel gets how many connections are left.
+func (s *server) drain(t *testing.T) <-chan int {
+	left := make(chan int, 1)
+	go func() { left <- s.Drain(t.Context()) }()
+	<-s.ending.Done()
+	return left
+}
+
+// ends wants the connection to end in order, and closes it.
+func ends(t *testing.T, c *dns.Conn, who string) {
+	t.Helper()
+	if m, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection of %s ended with %v %v", who, m, err)
+	}
+	c.Close()
+}
+
+// message returns the bytes of a question over TCP.
+func message(t *testing.T, id uint16, name string) []byte {
+	t.Helper()
+	m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+	m.Id = id
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
+}
+
+// TestDrain: what has begun before the end is answered, and all connections end in order. Who goes on asking after that
+// is not reset.
+func TestDrain(t *testing.T) {
+	s := newServer(t, 8, 0, await.Patience)
+	waits, half, fresh := dial(t, s, "127.0.0.1"), dial(t, s, "127.0.0.1"), dial(t, s, "127.0.0.1")
+	for id := range uint16(3) {
+		send(t, waits, id, "a.slow.")
+	}
+	await.Until(t, "the questions wait", func() bool { return s.waiting.Stats().Held == 3 })
+	first, second := message(t, 0, "quick."), message(t, 1, "quick.")
+	if _, err := half.Conn.Write(append(first, second[:9]...)); err != nil { // they come together
+		t.Fatal(err)
+	}
+	receive(t, half)
+	await.Until(t, "all are accepted", func() bool { return s.open.Now() == 4 }) // with the listener
+
+	left := s.drain(t)
+	if _, err := half.Conn.Write(second[9:]); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, half); got != 1 {
 		t.Errorf("the answer to %d came", got)
 	}
-	if _, err := c.ReadMsg(); err != io.EOF {
-		t.Errorf("got %v", err)
+	ends(t, half, "who had asked half")
+	send(t, fresh, 5, "a.slow.")
+	close(s.release)
+	if got := receive(t, fresh); got != 5 {
+		t.Errorf("the answer to %d came", got)
+	}
+	ends(t, fresh, "who had just connected")
+	seen := map[uint16]bool{}
+	for range 3 {
+		seen[receive(t, waits)] = true
+	}
+	if len(seen) != 3 {
+		t.Errorf("%d of 3 questions that waited were answered", len(seen))
+	}
+	if m, err := waits.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection ended with %v %v", m, err)
+	}
+	send(t, waits, 9, "late.")
+	if m, err := waits.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("who asks after the end gets %v %v", m, err)
+	}
+	waits.Close()
+	if n := <-left; n != 0 {
+		t.Errorf("%d connections are left", n)
 	}
 }
 
-// TestEnd: Serve ends while a question waits and other connections are silent. The question is still answered.
-func TestEnd(t *testing.T) {
-	s := newServer(t, 8, 0, await.Patience)
-	c, silent := dial(t, s, "127.0.0.1"), dial(t, s, "127.0.0.1")
-	send(t, c, 7, "a.slow.")
-	await.Until(t, "the question waits", func() bool { return s.waiting.Stats().Held == 1 })
-	s.stop()
-	if got := receive(t, c); got != 7 {
+// TestDrainQueue: who is in the listener's queue when the end begins is served.
+func TestDrainQueue(t *testing.T) {
+	open := make(chan struct{})
+	waiting := share.New[netip.Addr, func()](share.Options[netip.Addr]{Total: 8})
+	s := newServerBehind(t, open, Options{Idle: await.Patience, Settle: await.Patience, Waiting: waiting}, 0)
+	c := dial(t, s, "127.0.0.1")
+	send(t, c, 3, "quick.")
+	s.drain(t)
+	close(open)
+	if got := receive(t, c); got != 3 {
 		t.Errorf("the answer to %d came", got)
 	}
-	for _, c := range []*dns.Conn{c, silent} {
-		if _, err := c.ReadMsg(); err == nil {
-			t.Error("a connection goes on")
+	ends(t, c, "who was in the queue")
+}
+
+// halfOpen is a pipe whose client does not close when the server says that no more comes.
+type halfOpen struct{ net.Conn }
+
+// CloseWrite does what it can on a pipe.
+func (halfOpen) CloseWrite() error { return nil }
+
+// once is a listener with one connection.
+type once struct {
+	net.Listener
+	conns chan net.Conn
+	end   func()
+}
+
+// Accept implements net.Listener.
+func (o once) Accept() (net.Conn, error) {
+	if c, ok := <-o.conns; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+// Close implements net.Listener.
+func (o once) Close() error { o.end(); return nil }
+
+// overPipe returns a Server, and a client that ends with the test.
+func overPipe(t *testing.T) (*Server, net.Conn) {
+	t.Helper()
+	s := New(Options{Idle: time.Hour, Settle: time.Millisecond, Answer: func(_ context.Context, q Question) []byte {
+		b, err := new(dns.Msg).SetReply(q.Msg).Pack()
+		if err != nil {
+			t.Error(err)
 		}
+		return b
+	}})
+	client, c := net.Pipe()
+	conns := make(chan net.Conn, 1)
+	l := once{conns: conns, end: sync.OnceFunc(func() { close(conns) })}
+	l.conns <- halfOpen{c}
+	done := make(chan error)
+	go func() { done <- s.Serve(t.Context(), l) }() // which ends before the cleanups begin
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		client.Close()
+	})
+	return s, client
+}
+
+// TestDrainWaitsForAnswers: a client that does not close is waited for while it may not have its last answer yet.
+func TestDrainWaitsForAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		silent time.Duration // since the answer
+		left   int
+	}{{0, 1}, {arrival / 2, 1}, {2 * arrival, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			s, c := overPipe(t)
+			if _, err := c.Write(message(t, 1, "quick.")); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, &dns.Conn{Conn: c})
+			time.Sleep(tt.silent)
+			limit, stop := context.WithTimeout(t.Context(), arrival)
+			defer stop()
+			if left := s.Drain(limit); left != tt.left {
+				t.Errorf("%v after the last answer %d connections are left, want %d", tt.silent, left, tt.left)
+			}
+		})
 	}
 }
