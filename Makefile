@@ -17,7 +17,7 @@ LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION)
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz attacks restarts bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz attacks restarts bench bench-quick bench-micro peers kubernetes-binaries api-test hubble ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -124,6 +124,10 @@ kubernetes-binaries: ## build bin/kubernetes: control plane, kubelet, kubectl, t
 api-test: ## have kube/cluster talk to a real control plane, which is built for it (no root; cold 4 minutes)
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes controlplane
 	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GOTEST) -count=1 -v $(TESTFLAGS) ./test/apiserver
+
+hubble: ## hold our Hubble API against Hubble's own messages and client (no root; cold some minutes)
+	$(GO) -C test/hubble vet ./...
+	$(GO) -C test/hubble test -count=1 $(TESTFLAGS) ./...
 
 e2e: build image kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e

@@ -36,6 +36,9 @@ var owners = []struct{ path, folder, why string }{
 	{"github.com/mdlayher/", "announce", "link layers are spoken with outside of the agent, by a process of its own"},
 	{"github.com/osrg/gobgp/", "announce", "routers are spoken with outside of the agent, by a process of its own"},
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
+	{"google.golang.org/protobuf", "hubble", "protocol buffers are what Hubble's tools speak, and nobody else here"},
+	{"google.golang.org/grpc", "test/hubble", "it is 10 MB: the little of it that is needed, hubble/rpc serves"},
+	{"github.com/cilium/", "test/hubble", "only a test has Hubble's own module"},
 }
 
 // strangers must not import one another; node joins them by small interfaces and funcs.
