@@ -103,7 +103,7 @@ func TestTurns(t *testing.T) {
 		p := &Plan{Node: tt.self, Down: tt.down, Links: []Link{{Addr: addr, Ranked: []string{"a", "b", "c", "d"}}}}
 		expected := tt.name == "an agent just started" || tt.name == "not asked yet" || tt.name == "it never answered"
 		want := []Turn{{Addr: addr, Announcer: tt.want, Mine: tt.want == tt.self, Expected: expected, Silent: tt.silent}}
-		if got := p.Turns(Heard(tt.beats, now), !tt.unfit); !reflect.DeepEqual(got, want) {
+		if got := p.Turns(Heard(tt.beats, now), Self{Fit: !tt.unfit}); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, want)
 		}
 	}
@@ -151,7 +151,7 @@ func TestFifthGateway(t *testing.T) {
 			if self == ranked[4] && want == "" {
 				want = ranked[3] // which it does not ask
 			}
-			if got := p.Turns(Heard(beats, now), true)[0].Announcer; got != want {
+			if got := p.Turns(Heard(beats, now), Self{Fit: true})[0].Announcer; got != want {
 				t.Errorf("%s with %d dead: the gateway is %q, want %q", self, down, got, want)
 			}
 		}
@@ -178,7 +178,7 @@ func TestOneAnnouncer(t *testing.T) {
 				beats = append(beats, b)
 			}
 			p := &Plan{Node: self, Links: []Link{{Addr: addr, Ranked: ranked}}}
-			if p.Turns(Heard(beats, now), true)[0].Mine {
+			if p.Turns(Heard(beats, now), Self{Fit: true})[0].Mine {
 				announcers = append(announcers, self)
 			}
 		}

@@ -38,7 +38,7 @@ func (n *network) announcers(now time.Time) (list []string) {
 		for _, other := range p.Watched() {
 			beats = append(beats, Beat{Node: other, Since: n.began, Answered: n.answered[[2]string{self, other}]})
 		}
-		if p.Turns(Heard(beats, now), true)[0].Mine {
+		if p.Turns(Heard(beats, now), Self{Fit: true})[0].Mine {
 			list = append(list, self)
 		}
 	}

@@ -128,6 +128,38 @@ func (p *Plan) Watched() []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
+// MayRest reports whether this node may have another one rest: that one comes before it among the first of an address
+// of load balancers.
+func (p *Plan) MayRest(node string) bool {
+	return slices.ContainsFunc(p.Links, func(l Link) bool {
+		first := l.Ranked[:min(len(l.Ranked), Close)]
+		return l.Egress == "" && slices.Contains(first[:max(0, slices.Index(first, p.Node))], node)
+	})
+}
+
+// Self is what decides whether this node counts.
+type Self struct {
+	// Fit is set while it can announce.
+	Fit bool
+	// Askers are the nodes that ask it, each with whether it has this node rest. When nobody does, they may be nil.
+	Askers map[string]bool
+}
+
+// counts reports whether this node, the i-th of an address, announces it when nobody before it does; t is the Turn so
+// far. It leaves the address to the next node that asks it if that has it rest, but not when it has itself taken the
+// address from one that rests: that one leaves it to this node.
+func (p *Plan) counts(self *Self, l *Link, i int, t *Turn) bool {
+	if !self.Fit || l.Egress != "" || len(t.Resting) > 0 {
+		return self.Fit
+	}
+	for _, n := range l.Ranked[i+1:] {
+		if rests, asks := self.Askers[n]; asks {
+			return !rests
+		}
+	}
+	return true
+}
+
 // down reports whether Kubernetes takes a node for dead.
 func (p *Plan) down(node string) bool {
 	_, down := slices.BinarySearch(p.Down, node)
@@ -148,6 +180,8 @@ type Turn struct {
 	Expected bool `json:"expected,omitempty"`
 	// Silent are the nodes that come before the announcer and do not answer.
 	Silent []string `json:"silent,omitempty"`
+	// Resting are those of Silent that may answer, but have come and gone too often; see Record.
+	Resting []string `json:"resting,omitempty"`
 }
 
 // Beat says when a node answered.
@@ -164,6 +198,8 @@ type Answers map[string]Answer
 type Answer struct {
 	// Answers is set while it answers. Expected is set when it has not yet, and is given the time to.
 	Answers, Expected bool
+	// Rests is set while addresses of load balancers are not left to it all the same.
+	Rests bool
 }
 
 // Heard returns what beats say at a time.
@@ -181,12 +217,10 @@ func Heard(beats []Beat, now time.Time) Answers {
 
 // Turns returns whose turn it is for each address. The nodes that are asked count while they answer; of the others,
 // those that Kubernetes does not take for dead. This node counts if it is fit. Nothing else decides, so that the same
-// Plan has the same Turns as long as the answers are the same.
-func (p *Plan) Turns(heard Answers, fit bool) []Turn {
+// Plan has the same Turns as long as the answers are the same. A node that rests is passed over, but not for egress
+// addresses: all nodes have to know by which gateway pods leave, and only the next one knows who rests.
+func (p *Plan) Turns(heard Answers, self Self) []Turn {
 	answers := func(node string) bool {
-		if node == p.Node {
-			return fit
-		}
 		if a, asked := heard[node]; asked {
 			return a.Answers
 		}
@@ -202,11 +236,15 @@ func (p *Plan) Turns(heard Answers, fit bool) []Turn {
 				t.Silent = append(t.Silent, n)
 				continue
 			}
-			if answers(n) {
+			rests := l.Egress == "" && heard[n].Answers && heard[n].Rests
+			if n == p.Node && p.counts(&self, l, i, &t) || n != p.Node && answers(n) && !rests {
 				t.Announcer, t.Mine, t.Expected = n, n == p.Node, n != p.Node && heard[n].Expected
 				break
 			}
 			t.Silent = append(t.Silent, n)
+			if rests {
+				t.Resting = append(t.Resting, n)
+			}
 		}
 		list[i] = t
 	}

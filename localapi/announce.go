@@ -2,6 +2,7 @@ package localapi
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,13 @@ func turnCells(t *announce.Turn) []string {
 	if t.Egress != "" {
 		of = "EgressAddress " + t.Egress
 	}
-	return []string{t.Addr.String(), of, by, strings.Join(t.Silent, ",")}
+	silent := slices.Clone(t.Silent)
+	for i, n := range silent {
+		if slices.Contains(t.Resting, n) {
+			silent[i] += " (rests)"
+		}
+	}
+	return []string{t.Addr.String(), of, by, strings.Join(silent, ",")}
 }
 
 func claimCells(c *announce.Claim) []string {

@@ -26,5 +26,11 @@ func (n *Node) Packets() netstack.Stats { return n.path.Stats() }
 // AnswerBeats has this node answer other nodes' questions whether it can take over addresses, until then.
 func (n *Node) AnswerBeats(until time.Time) { n.mesh.AnswerBeats(until) }
 
+// PassOver has the nodes of these names be told that they are passed over, and no others, as overlay.Mesh does.
+func (n *Node) PassOver(nodes map[string]bool) { n.mesh.PassOver(nodes) }
+
+// Askers returns the nodes that have asked since a time, each with whether it passes this one over; nil when none does.
+func (n *Node) Askers(since time.Time) map[string]bool { return n.mesh.Askers(since) }
+
 // Beats returns when the other nodes that overlay.Peer.Watched names have answered.
 func (n *Node) Beats() []overlay.Beat { return n.mesh.Beats() }

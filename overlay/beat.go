@@ -1,9 +1,13 @@
 package overlay
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A beat is a probe that asks a peer whether it can take over addresses. Its echo has the path 0, which no other probe
-// has. A Mesh answers beats only while it is willing; one of an earlier version always does.
+// has. A Mesh answers beats only while it is willing; one of an earlier version always does. A beat may say that the
+// peer is passed over for the time being, although it answers (flagPasses); one of an earlier version does not read that.
 
 // BeatEvery is the time between two beats to a peer. It is a part of how long an agent that starts again is silent.
 const BeatEvery = 50 * time.Millisecond
@@ -17,6 +21,27 @@ type Beat struct {
 
 // AnswerBeats has this Mesh answer the beats of others until then, and not afterwards.
 func (m *Mesh) AnswerBeats(until time.Time) { m.willing.Store(m.nanos(until)) }
+
+// PassOver has the beats for the peers of these names say that they are passed over, and no others. The Mesh keeps the
+// map, which must not be changed afterwards.
+func (m *Mesh) PassOver(peers map[string]bool) { m.passing.Store(&peers) }
+
+// Askers returns the names of the peers that have sent a beat since a time, each with whether its last one said that
+// this Mesh is passed over. It returns nil when none of them did.
+func (m *Mesh) Askers(since time.Time) map[string]bool {
+	tab, from := m.table.Load(), m.nanos(since)
+	asks := func(p *peer) bool { at := p.asks.Load(); return at != 0 && at >= from }
+	if !slices.ContainsFunc(tab.peers, func(p *peer) bool { return p.passes.Load() && asks(p) }) {
+		return nil
+	}
+	all := map[string]bool{}
+	for i, p := range tab.peers {
+		if asks(p) {
+			all[tab.cfgs[i].Name] = p.passes.Load()
+		}
+	}
+	return all
+}
 
 // Beats returns when the watched peers have answered, in the order of their names.
 func (m *Mesh) Beats() (list []Beat) {
@@ -84,7 +109,11 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 	}
 	p.beatAt = now
 	m.probeSeq++
-	m.ring.control(echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie})
+	e := echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie}
+	if names := m.passing.Load(); names != nil && (*names)[cfg.Name] {
+		e.passes, e.size = true, echoFlagged // with the byte of flags
+	}
+	m.ring.control(e)
 }
 
 // beaten notes the answer to a beat. The prober is not woken: it would look at all peers for each peer's answer,
@@ -100,3 +129,9 @@ func (e *echo) isBeat() bool { return e.path == 0 && !e.reply }
 
 // refuses reports whether this Mesh leaves a probe without an answer.
 func (m *Mesh) refuses(e *echo) bool { return e.isBeat() && m.nanos(time.Now()) >= m.willing.Load() }
+
+// asked notes what a beat says of this Mesh.
+func (m *Mesh) asked(from *peer, e *echo) {
+	from.passes.Store(e.passes)
+	from.asks.Store(m.nanos(time.Now()))
+}

@@ -35,6 +35,56 @@ func TestBeats(t *testing.T) {
 	await.Until(t, "nobody to be watched", func() bool { return len(a.Beats()) == 0 })
 }
 
+// A peer learns with the next beat that it is passed over, answers all the same, and learns with the next one that it is
+// not any longer.
+func TestPassedOver(t *testing.T) {
+	a, b := pair(t, nil)
+	watched := b.as(b.loopback())
+	watched.Watched = true
+	a.set(watched)
+	b.AnswerBeats(time.Now().Add(time.Hour))
+	answered := func() time.Time { return a.Beats()[0].Answered }
+	await.Until(t, "an answer", func() bool { l := a.Beats(); return len(l) == 1 && !answered().IsZero() })
+	begun := time.Now().Add(-time.Hour)
+	if got := b.Askers(begun); got != nil {
+		t.Errorf("nobody is passed over, and it is told %v", got)
+	}
+	a.PassOver(map[string]bool{"somebody else": true, watched.Name: true})
+	await.Until(t, "it to be told", func() bool { return len(b.Askers(begun)) == 1 })
+	for name, passes := range b.Askers(begun) {
+		if !passes || name != a.as(a.loopback()).Name {
+			t.Errorf("it is told that %s passes it over: %t", name, passes)
+		}
+	}
+	if got := b.Askers(time.Now().Add(time.Hour)); got != nil {
+		t.Errorf("what was told before counts: %v", got)
+	}
+	one := answered()
+	await.Until(t, "an answer to such a beat", func() bool { return answered().After(one) })
+	a.PassOver(nil)
+	await.Until(t, "it to be told otherwise", func() bool { return b.Askers(begun) == nil })
+}
+
+// A beat of an earlier version has no byte of flags, and takes nothing back that it does not say.
+func TestEchoOfPassing(t *testing.T) {
+	for _, addrs := range [][2]packet.Addr{
+		{packet.AddrFrom(stackAddrs(1)[0]), packet.AddrFrom(stackAddrs(2)[0])},
+		{packet.Addr{0xfd, 15: 1}, packet.Addr{0xfd, 15: 2}},
+	} {
+		for _, passes := range []bool{false, true} {
+			e := echo{src: addrs[0], dst: addrs[1], passes: passes}
+			if passes {
+				e.size = echoFlagged
+			}
+			var got echo
+			buf := make([]byte, 200)
+			if !got.parse(buf[:e.put(buf)]) || !got.isBeat() || got.passes != passes || got.moved || got.back || got.back6 {
+				t.Errorf("of a beat that passes %t over comes %+v", passes, got)
+			}
+		}
+	}
+}
+
 // clockSet returns t as it would be if the clock had been set by d: the time of day differs, and the monotonic one does
 // not.
 func clockSet(t time.Time, d time.Duration) time.Time {

@@ -20,6 +20,8 @@ const (
 	// echoPayload is the length of the magic, the asking Mesh's cookie and the path MTU in question. A probe has a byte
 	// more, which older Meshes do not send; see echo.moved.
 	echoPayload = len(echoMagic) + 8 + 2
+	// echoFlagged is the least size of an IP packet of either family that has the byte of flags.
+	echoFlagged = 40 + echoHeader + echoPayload + 1
 )
 
 // ICMP types (RFC 792, RFC 4443).
@@ -39,6 +41,7 @@ type echo struct {
 	moved    bool // the asking Mesh has begun to send to another address
 	back     bool // the answer is to go to an address of the asking node, of the family of IPv6 if back6 is set, else IPv4
 	back6    bool
+	passes   bool // of a beat: the asked Mesh is passed over
 	// to, if not nil, is where the packet goes instead of the peer's present address. It does not travel.
 	to conn.Endpoint
 }
@@ -98,13 +101,14 @@ const (
 	flagMoved = 1 << iota
 	flagBack
 	flagBack6
+	flagPasses
 )
 
 func (e *echo) flags() (b byte) {
 	for _, f := range [...]struct {
 		set bool
 		bit byte
-	}{{e.moved, flagMoved}, {e.back, flagBack}, {e.back6, flagBack6}} {
+	}{{e.moved, flagMoved}, {e.back, flagBack}, {e.back6, flagBack6}, {e.passes, flagPasses}} {
 		if f.set {
 			b |= f.bit
 		}
@@ -113,7 +117,7 @@ func (e *echo) flags() (b byte) {
 }
 
 func (e *echo) setFlags(b byte) {
-	e.moved, e.back, e.back6 = b&flagMoved != 0, b&flagBack != 0, b&flagBack6 != 0
+	e.moved, e.back, e.back6, e.passes = b&flagMoved != 0, b&flagBack != 0, b&flagBack6 != 0, b&flagPasses != 0
 }
 
 // parse reads ip into e. It reports false when ip is neither a probe nor an answer to one.
@@ -169,6 +173,9 @@ func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 			m.answered(answer{from, int(e.path), e.id})
 		}
 		return true
+	}
+	if e.isBeat() {
+		m.asked(from, &e)
 	}
 	if m.refuses(&e) {
 		return true

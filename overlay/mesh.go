@@ -83,7 +83,8 @@ type Mesh struct {
 
 	stackAddrs []packet.Addr
 	begun      time.Time
-	willing    atomic.Int64 // until when beats are answered, see nanos
+	willing    atomic.Int64                    // until when beats are answered, see nanos
+	passing    atomic.Pointer[map[string]bool] // which peers are told that they are passed over, by name; nil for none
 
 	// inflight counts data packets handed to WireGuard and not yet sent.
 	inflight atomic.Int64

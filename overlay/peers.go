@@ -33,6 +33,8 @@ type peer struct {
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
 	watched   atomic.Int64 // since when beats are sent, see Mesh.nanos; 0 while none are
 	beaten    atomic.Int64 // time of the last answer to a beat, see Mesh.nanos; 0 for never
+	asks      atomic.Int64 // time of its last beat, see Mesh.nanos; 0 for never
+	passes    atomic.Bool  // that said that this Mesh is passed over
 
 	// Used by the prober alone.
 	greeted           netip.AddrPort // the endpoint a handshake was asked for at

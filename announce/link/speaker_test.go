@@ -98,6 +98,29 @@ func TestSpeaker(t *testing.T) {
 	}
 }
 
+// A node that rests, and announces the address all the same, takes clients with it. When it is gone the address is
+// announced again.
+func TestRestingIsGone(t *testing.T) {
+	s := newStage()
+	resting := mine("first")
+	resting.Resting = []string{"first"}
+	s.set(mine("first"))
+	s.set(resting)
+	s.after(time.Minute)
+	s.set(resting)
+	if got := s.after(time.Minute); got != "" {
+		t.Errorf("while it rests: %s", got)
+	}
+	s.set(mine("first"))
+	if got, want := s.after(time.Minute), strings.TrimSuffix(strings.Repeat("announce 192.0.2.1, ", 1+len(repeats)), ", "); got != want {
+		t.Errorf("when it is gone: %s, want %s", got, want)
+	}
+	s.set(mine("first"))
+	if got := s.after(time.Minute); got != "" {
+		t.Errorf("while it is gone: %s", got)
+	}
+}
+
 // A node that was out of reach, and does not know it, announces its address again once another gives that up, which
 // clients ask since. Nobody else is told anything.
 func TestBackAgain(t *testing.T) { synctest.Test(t, testBackAgain) }

@@ -106,8 +106,10 @@ type world struct {
 // node has no beats to tell.
 type node struct{}
 
-func (node) AnswerBeats(time.Time) {}
-func (node) Beats() []overlay.Beat { return nil }
+func (node) AnswerBeats(time.Time)            {}
+func (node) PassOver(map[string]bool)         {}
+func (node) Askers(time.Time) map[string]bool { return nil }
+func (node) Beats() []overlay.Beat            { return nil }
 
 var nodeAddrs = []netip.Addr{netip.MustParseAddr("172.31.0.11"), netip.MustParseAddr("fd00:31::11")}
 

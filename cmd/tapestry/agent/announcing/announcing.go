@@ -37,6 +37,8 @@ const away = 10 * time.Second
 type Node interface {
 	AnswerBeats(until time.Time)
 	Beats() []overlay.Beat
+	PassOver(nodes map[string]bool)
+	Askers(since time.Time) map[string]bool
 }
 
 // Options are the settings of an Announcing. All but Users are required.
@@ -65,6 +67,8 @@ type Announcing struct {
 	mu sync.Mutex
 	// mu guards the rest.
 	asked      map[Kind]time.Time
+	records    announce.Records
+	passing    bool // a node rests
 	seen       seen
 	turns      []announce.Turn // those that follow from seen
 	links      uint64          // counts the changes of turns
@@ -168,7 +172,7 @@ func (a *Announcing) linkState(now time.Time) ([]announce.State, error) {
 type seen struct {
 	plan  *announce.Plan
 	heard announce.Answers
-	fit   bool
+	self  announce.Self
 }
 
 // look returns whose turn it is now. It is asked many times a second, of thousands of addresses, and finds them anew
@@ -178,19 +182,39 @@ func (a *Announcing) look(now time.Time) ([]announce.Turn, uint64, error) {
 	if node == nil {
 		return nil, 0, errEarly
 	}
-	s := seen{a.o.Plan(), announce.Heard(beatsOf(node), now), a.o.Unfit() == ""}
+	s := seen{plan: a.o.Plan(), self: announce.Self{Fit: a.o.Unfit() == "", Askers: node.Askers(now.Add(-announce.Patience))}}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.plan == a.seen.plan && s.fit == a.seen.fit && maps.Equal(s.heard, a.seen.heard) {
+	s.heard = a.heardLocked(node, s.plan, now)
+	if s.plan == a.seen.plan && s.self.Fit == a.seen.self.Fit && maps.Equal(s.self.Askers, a.seen.self.Askers) && maps.Equal(s.heard, a.seen.heard) {
 		return a.turns, a.links, nil
 	}
 	a.seen = s
-	turns := s.plan.Turns(s.heard, s.fit)
+	turns := s.plan.Turns(s.heard, s.self)
 	if !slices.EqualFunc(turns, a.turns, same) {
 		a.links++
 	}
 	a.turns = turns
 	return a.turns, a.links, nil
+}
+
+// heardLocked returns what other nodes have answered, sees which of them rest, and tells them. Nobody rests for a node
+// that could not announce in its place.
+func (a *Announcing) heardLocked(node Node, plan *announce.Plan, now time.Time) announce.Answers {
+	heard := announce.Heard(beatsOf(node), now)
+	able := a.o.Unfit() == "" && now.Sub(a.asked[L2]) < announce.Asked
+	a.records.Look(heard, func(other string) bool { return able && plan.MayRest(other) }, now)
+	resting := map[string]bool{}
+	for other, answer := range heard {
+		if answer.Rests {
+			resting[other] = true
+		}
+	}
+	if a.passing || len(resting) > 0 {
+		node.PassOver(resting)
+		a.passing = len(resting) > 0
+	}
+	return heard
 }
 
 func beatsOf(node Node) (list []announce.Beat) {
@@ -201,7 +225,7 @@ func beatsOf(node Node) (list []announce.Beat) {
 }
 
 func same(a, b announce.Turn) bool {
-	return a.Addr == b.Addr && a.Egress == b.Egress && a.Announcer == b.Announcer && slices.Equal(a.Silent, b.Silent) &&
+	return a.Addr == b.Addr && a.Egress == b.Egress && a.Announcer == b.Announcer && slices.Equal(a.Silent, b.Silent) && slices.Equal(a.Resting, b.Resting) &&
 		slices.Equal(a.Services, b.Services) && slices.Equal(a.Interfaces, b.Interfaces)
 }
 

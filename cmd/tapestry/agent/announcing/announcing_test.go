@@ -24,12 +24,18 @@ type fake struct {
 	until    time.Time
 	since    time.Time // an hour ago if zero
 	answered time.Time
+	passing  map[string]bool
+	askers   map[string]bool
 	gateways []map[netip.Addr]string // as they were set
 }
 
 func (f *fake) SetGateways(g map[netip.Addr]string) { f.gateways = append(f.gateways, g) }
 
 func (f *fake) AnswerBeats(until time.Time) { f.until = until }
+
+func (f *fake) PassOver(nodes map[string]bool) { f.passing = nodes }
+
+func (f *fake) Askers(time.Time) map[string]bool { return f.askers }
 
 func (f *fake) Beats() []overlay.Beat {
 	since := f.since
@@ -111,6 +117,55 @@ func TestState(t *testing.T) {
 		w.unfit, w.node.until = "pods are lost", time.Time{}
 		if ask() == second || w.turns[0].Announcer != "" || !w.node.until.IsZero() {
 			t.Errorf("a node that is not fit announces: %+v", w.turns)
+		}
+	})
+}
+
+// A node that comes and goes is passed over and told so, while this one could announce in its place; and this one
+// leaves its address to the node that passes it over.
+func TestRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		answers := func(does bool, d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(announce.AskEvery) {
+				if does {
+					w.node.answered = time.Now()
+				}
+				if _, err := w.linkState(time.Now()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for range 3 {
+			answers(true, 2*time.Second)
+			if got := w.turns[0]; got.Announcer != "other" || w.node.passing != nil {
+				t.Fatalf("%+v, passed over are %v", got, w.node.passing)
+			}
+			answers(false, time.Second)
+		}
+		answers(true, 4*time.Second)
+		if got := w.turns[0]; got.Announcer != "self" || !slices.Equal(got.Resting, []string{"other"}) || !w.node.passing["other"] {
+			t.Errorf("the third time: %+v, passed over are %v", got, w.node.passing)
+		}
+		w.unfit = "pods are lost"
+		if answers(true, announce.AskEvery); w.turns[0].Announcer != "other" || len(w.node.passing) > 0 {
+			t.Errorf("not fit: %+v, passed over are %v", w.turns[0], w.node.passing)
+		}
+		w.unfit = ""
+		answers(true, 5*time.Second)
+		if got := w.turns[0]; got.Announcer != "other" || len(w.node.passing) > 0 {
+			t.Errorf("after five seconds: %+v, passed over are %v", got, w.node.passing)
+		}
+
+		w.plan.Links[0].Ranked = []string{"self", "other"}
+		plan := w.plan
+		w.Announcing.o.Plan = func() *announce.Plan { return &plan }
+		for _, passes := range []bool{false, true, false} {
+			w.node.askers = map[string]bool{"other": passes}
+			answers(true, announce.AskEvery)
+			if got := w.turns[0]; got.Mine == passes {
+				t.Errorf("it is passed over %t: %+v", passes, got)
+			}
 		}
 	})
 }

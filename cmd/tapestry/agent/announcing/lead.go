@@ -58,11 +58,15 @@ func (a *Announcing) lead(now time.Time, set func(map[netip.Addr]string)) {
 
 // turnsOfEgress returns whose turn it is for each egress address.
 func (a *Announcing) turnsOfEgress(node Node, now time.Time) []announce.Turn {
-	plan := *a.o.Plan()
+	whole := a.o.Plan()
+	plan := *whole
 	if plan.Links = plan.Egress(); len(plan.Links) == 0 {
 		return nil
 	}
-	return plan.Turns(announce.Heard(beatsOf(node), now), a.announces(now))
+	a.mu.Lock()
+	heard := a.heardLocked(node, whole, now)
+	a.mu.Unlock()
+	return plan.Turns(heard, announce.Self{Fit: a.announces(now)})
 }
 
 // announces reports whether this node announces addresses by ARP and NDP, as other nodes take it: its beats tell them
