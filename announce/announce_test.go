@@ -37,9 +37,37 @@ func TestRank(t *testing.T) {
 		}
 	}
 	for _, n := range nodes {
-		// The deviation of a fifth of 1,000 is 13.
-		if first[n] < 140 || first[n] > 260 {
+		// The deviation of a fifth of 1,000 is 13, and that of a fifth of the orders 4.5 of 26: together 37.
+		if first[n] < 90 || first[n] > 310 {
 			t.Errorf("%s has %d of %d addresses", n, first[n], addrs)
+		}
+	}
+}
+
+// However many addresses and nodes there are, a node watches few others.
+func TestWatchesFew(t *testing.T) {
+	for _, n := range []int{4, 20, 30, 40, 60, 100, 300, 1000} {
+		list := names(n)
+		var links []Link
+		a := netip.MustParseAddr("192.0.2.0")
+		orders := map[uint16][]string{}
+		for range 4000 {
+			a = a.Next()
+			o := orderOf(a)
+			if orders[o] == nil {
+				orders[o] = Rank(a, list)
+			}
+			links = append(links, Link{Addr: a, Ranked: orders[o]})
+		}
+		most, all, looked := 0, 0, 0
+		for i := 0; i < n; i += 1 + n/100 {
+			p := &Plan{Node: list[i], Links: links}
+			w := len(p.Watched())
+			most, all, looked = max(most, w), all+w, looked+1
+		}
+		t.Logf("of %d nodes one watches %d others on average, and %d at most", n, all/looked, most)
+		if most > 32 || all > 18*looked {
+			t.Errorf("one of %d nodes watches %d others", n, most)
 		}
 	}
 }

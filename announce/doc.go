@@ -17,9 +17,9 @@
 //
 // Agents ask each other several times a second, inside the tunnel, whether they could announce (overlay.Beat). An agent
 // says so while the announcer of its node asks it what to announce. So a node counts as long as all of it works: its
-// network, its agent, its announcer. A node asks those alone that come before it among the first few of an address,
-// so that the beats of a cluster grow with the addresses and not with the square of the nodes. Of others it believes
-// what Kubernetes says.
+// network, its agent, its announcer. A node asks those alone that come before it among the first few of an address, and
+// there are only so many orders of the nodes (Rank), so that the beats of a cluster grow neither with the addresses nor
+// with the square of the nodes. Of others it believes what Kubernetes says.
 //
 // Times: beats go every overlay.BeatEvery. A node that has not answered for Patience is passed over. An announcer whose
 // agent is away goes on for Patience, and an agent that was just started takes every node for one that answers for as

@@ -67,14 +67,23 @@ func (m *Mesh) timeOf(nanos int64) time.Time {
 	return m.begun.Add(time.Duration(nanos))
 }
 
-// beatAll sends the beats that are due, and returns when the next one is; zero while no peer is watched.
+// beatPause is when beats go on for which there was no room. WireGuard takes what waits much sooner.
+const beatPause = 2 * time.Millisecond
+
+// beatAll sends the beats that are due, and returns when the next one is; zero while no peer is watched. Those for
+// which there is no room in the ring are sent first when it is called again.
 func (m *Mesh) beatAll(now time.Time) (due time.Time) {
 	tab := m.table.Load()
-	for i, p := range tab.peers {
+	for n := range tab.peers {
+		i := (m.beatFrom + n) % len(tab.peers)
+		p := tab.peers[i]
 		if p.key.IsZero() {
 			continue
 		}
-		m.beat(p, &tab.cfgs[i], now)
+		if !m.beat(p, &tab.cfgs[i], now) {
+			m.beatFrom = i
+			return now.Add(beatPause)
+		}
 		if !tab.cfgs[i].Watched {
 			continue
 		}
@@ -89,31 +98,34 @@ func (m *Mesh) beatAll(now time.Time) (due time.Time) {
 	return due
 }
 
-// beat sends a beat to a peer that is watched.
-func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
+// beat sends a beat to a peer that is watched, if one is due. It returns false when there is no room for it.
+func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) bool {
 	if !cfg.Watched {
 		p.watched.Store(0)
 		p.beaten.Store(0)
-		return
+		return true
 	}
 	if p.watched.Load() == 0 {
 		p.watched.Store(m.nanos(now))
 	}
 	// What is nearly due goes with what is due, so that the prober wakes once for all.
 	if !p.live.Load() || now.Sub(p.beatAt) < BeatEvery-BeatEvery/8 {
-		return
+		return true
 	}
 	own, theirs, ok := m.probeAddrs(cfg)
 	if !ok {
-		return
+		return true
 	}
-	p.beatAt = now
 	m.probeSeq++
 	e := echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie}
 	if names := m.passing.Load(); names != nil && (*names)[cfg.Name] {
 		e.passes, e.size = true, echoFlagged // with the byte of flags
 	}
-	m.ring.control(e)
+	if !m.ring.control(e) {
+		return false
+	}
+	p.beatAt = now
+	return true
 }
 
 // beaten notes the answer to a beat. The prober is not woken: it would look at all peers for each peer's answer,

@@ -65,6 +65,46 @@ func TestPassedOver(t *testing.T) {
 	await.Until(t, "it to be told otherwise", func() bool { return b.Askers(begun) == nil })
 }
 
+// More peers are watched than there is room for beats in the ring. None is left out, and none is sent twice.
+func TestBeatsOfMany(t *testing.T) {
+	m := quietMesh(func(uint64, [][]byte) {})
+	m.begun = time.Now().Add(-time.Hour)
+	const peers = 5 * controlSize
+	var list []*peer
+	var cfgs []Peer
+	for i := range peers {
+		p := &peer{id: uint64(i + 2), key: PublicKey{byte(i), byte(i >> 8), 1}}
+		p.live.Store(true)
+		list, cfgs = append(list, p), append(cfgs, Peer{ID: p.id, StackAddrs: stackAddrs(2), Watched: true})
+	}
+	m.table.Store(newTable(list, cfgs))
+	w := newWireguard()
+	now := time.Now()
+	for round := range 3 {
+		sent := 0
+		for begun := now; ; now = now.Add(beatPause) {
+			due := m.beatAll(now)
+			waiting := m.ring.nctl
+			w.read(t, m, waiting)
+			sent += waiting
+			if due.Sub(now) > beatPause {
+				if now = due; due.Sub(begun) > 2*BeatEvery {
+					t.Errorf("round %d: the next beat is due %s after the first", round, due.Sub(begun))
+				}
+				break
+			}
+		}
+		if sent < peers || sent > peers+controlSize {
+			t.Errorf("round %d: %d beats for %d peers", round, sent, peers)
+		}
+	}
+	for _, p := range list {
+		if p.beatAt.IsZero() {
+			t.Fatalf("peer %d had no beat", p.id)
+		}
+	}
+}
+
 // A beat of an earlier version has no byte of flags, and takes nothing back that it does not say.
 func TestEchoOfPassing(t *testing.T) {
 	for _, addrs := range [][2]packet.Addr{

@@ -95,6 +95,7 @@ type Mesh struct {
 	read         time.Time // when WireGuard's state was read last, for whatever reason
 	lastInflight int64
 	probeSeq     uint16
+	beatFrom     int     // the peer at which beats go on for which there was no room
 	pinned       []*peer // those with pins
 
 	answerMu   sync.Mutex // guards answers, knocks and responses
