@@ -92,7 +92,7 @@ func (w *worker) exitOf(s *snapshot, j *journey, t *packet.Tuple) (e exit.Exit) 
 	} else {
 		e = exits.Of(j.from.exit.Load(), t.Dst)
 	}
-	if e.Way == exit.Sockets || w.route(s, &t.Dst).kind != outside {
+	if e.Way == exit.Sockets || w.path.route(s, &t.Dst).kind != outside {
 		return exit.Exit{}
 	}
 	if e.Src == (packet.Addr{}) {
@@ -189,7 +189,7 @@ func (w *worker) admitExit(s *snapshot, j *journey) bool {
 	}
 	switch {
 	case exits.Has(t.Src):
-		if way := exits.From(t.Src).Way; way != exit.HostTAP && way != exit.Unsettled || w.route(s, &t.Dst).kind != outside {
+		if way := exits.From(t.Src).Way; way != exit.HostTAP && way != exit.Unsettled || w.path.route(s, &t.Dst).kind != outside {
 			return false
 		}
 		if j.leaving = true; j.packet.IsNotice() {

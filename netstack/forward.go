@@ -25,7 +25,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		return w.toPeer(j, peer, true)
 	}
 	p := j.packet
-	r := w.route(s, &p.Tuple.Dst)
+	r := w.path.route(s, &p.Tuple.Dst)
 	switch r.kind {
 	case toPod, toHost:
 		if r.pod == nil {
@@ -99,8 +99,8 @@ func (j *journey) byService() bool {
 }
 
 // route finds what owns dst. It adds the local pods and the host TAP to what the snapshot knows.
-func (w *worker) route(s *snapshot, dst *packet.Addr) route {
-	t := w.path.attachments.table.Load()
+func (p *Path) route(s *snapshot, dst *packet.Addr) route {
+	t := p.attachments.table.Load()
 	if att := t.byAddr[*dst]; att != nil {
 		return route{kind: toPod, pod: att}
 	}

@@ -206,7 +206,7 @@ func (w *worker) describe(s *snapshot, j *journey) {
 }
 
 // endAt returns who has an address.
-func (w *worker) endAt(s *snapshot, a *packet.Addr) End { return w.route(s, a).end() }
+func (w *worker) endAt(s *snapshot, a *packet.Addr) End { return w.path.route(s, a).end() }
 
 // end returns who is where a route leads.
 func (r route) end() End {
@@ -234,8 +234,5 @@ func (p *Path) At(a netip.Addr) End {
 	if s == nil {
 		return End{}
 	}
-	if att := p.attachments.table.Load().byAddr[addr]; att != nil {
-		return End{Kind: Pod, Attachment: att.Name, UID: att.UID}
-	}
-	return s.route(&addr).end()
+	return p.route(s, &addr).end()
 }

@@ -334,10 +334,10 @@ func (p *Path) Local(a netip.Addr) bool {
 // that fits there, with the header that a client's address takes.
 func (p *Path) far(a packet.Addr) (mtu int, ok bool) {
 	s := p.snapshot.Load()
-	if s == nil || p.link == nil || p.attachments.table.Load().byAddr[a] != nil {
+	if s == nil || p.link == nil {
 		return 0, false
 	}
-	r := s.route(&a)
+	r := p.route(s, &a)
 	if r.kind != toPeer {
 		return 0, false
 	}

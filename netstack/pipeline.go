@@ -166,7 +166,7 @@ func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 	if w.admitExit(s, j) {
 		return true
 	}
-	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
+	if r := w.path.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
 		if s.claims(p.Tuple.Src) || noClient(&p.Tuple.Src) {
 			return j.drop(BadEncap)
 		}

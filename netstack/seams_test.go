@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -396,5 +397,29 @@ func TestSeamsAllocateNothing(t *testing.T) {
 				t.Errorf("judged %d, heard %+v; want %d, %+v", p.judged, *o, judged, want)
 			}
 		})
+	}
+}
+
+// TestAt: who has an address is the same by whichever way it is asked.
+func TestAt(t *testing.T) {
+	w := newWorld(t)
+	for addr, want := range map[string]End{
+		"10.244.1.10":     {Kind: Pod, Attachment: "a"},
+		"fd00:10:244:1::": {Kind: Nobody},
+		"10.244.1.2":      {Kind: Host, Attachment: "host"},
+		"172.31.0.11":     {Kind: Host, Attachment: "host"},
+		"10.244.1.1":      {Kind: Stack},
+		"10.244.2.10":     {Kind: OtherNode, Peer: node2},
+		"10.244.1.99":     {Kind: Nobody},
+		"192.0.2.1":       {Kind: Outside},
+	} {
+		a := netip.MustParseAddr(addr)
+		if got := w.path.At(a); got != want {
+			t.Errorf("at %s is %+v, want %+v", addr, got, want)
+		}
+	}
+	w.path.Detach("host")
+	if got, want := w.path.At(netip.MustParseAddr("172.31.0.11")), (End{Kind: Host}); got != want {
+		t.Errorf("without a host TAP the node is %+v, want %+v", got, want)
 	}
 }

@@ -229,7 +229,7 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 // encapsulated packets. A flow of a peer that was steered to a third node is masked as well: that node accepts only
 // this node's own addresses from here, and answers have to come back by this way.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
-	r := w.route(s, &j.hit.To.Dst)
+	r := w.path.route(s, &j.hit.To.Dst)
 	if j.routed {
 		return s.hidesRouted(&r, j.hit.To.Dst)
 	}
