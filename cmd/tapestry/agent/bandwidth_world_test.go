@@ -11,18 +11,16 @@ import (
 )
 
 // listen opens a listener in the sandbox, or on the node if s is nil. The test's cleanup closes it.
-func listen(t *testing.T, s *sandbox, addr string) (l net.Listener) {
+func listen(t *testing.T, s *sandbox) (l net.Listener) {
 	t.Helper()
-	open := func() (err error) {
+	within, addr := func(f func() error) error { return f() }, outsideAddr
+	if s != nil {
+		within, addr = s.ns.Do, s.address()
+	}
+	err := within(func() (err error) {
 		l, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
 		return err
-	}
-	var err error
-	if s == nil {
-		err = open()
-	} else {
-		err = s.ns.Do(open)
-	}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,14 +101,20 @@ func keepsTo(t *testing.T, limit float64, what string, measure func() float64) {
 	}
 }
 
-// accepted returns the next connection of a listener.
-func accepted(t *testing.T, l net.Listener) net.Conn {
+// stream measures a stream in bits per second from a client to a server, or back. A server that is nil is outside.
+func stream(t *testing.T, client, server *sandbox, back bool) float64 {
 	t.Helper()
-	c, err := l.Accept()
+	l := listen(t, server)
+	from := client.dial(l.Addr().String())
+	to, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	if back {
+		from, to = to, from
+	}
+	go flood(from)
+	return rate(t, to)
 }
 
 // A pod receives as fast as its limit says, also after the agent restarts.
@@ -124,26 +128,13 @@ func TestIngressRate(t *testing.T) {
 		s := n.sandbox(fmt.Sprint("c", i), fmt.Sprint("limited-", i))
 		s.extra = fmt.Sprintf(`,"runtimeConfig":{"bandwidth":{"ingressRate":%.0f}}`, limit)
 		s.works("ADD")
-		podToPod := func() float64 {
-			l := listen(t, s, s.address())
-			go flood(from.dial(l.Addr().String()))
-			return rate(t, accepted(t, l))
-		}
-		outside := func() float64 {
-			l := listen(t, nil, outsideAddr)
-			go func() {
-				if c, err := l.Accept(); err == nil {
-					flood(c)
-				}
-			}()
-			return rate(t, s.dial(l.Addr().String()))
-		}
-		keepsTo(t, limit, "from a pod", podToPod)
-		keepsTo(t, limit, "from outside", outside)
+		fromPod := func() float64 { return stream(t, from, s, false) }
+		keepsTo(t, limit, "from a pod", fromPod)
+		keepsTo(t, limit, "from outside", func() float64 { return stream(t, s, nil, true) })
 		n.kill()
 		n.start()
 		n.ready()
-		keepsTo(t, limit, "from a pod, after a restart", podToPod)
+		keepsTo(t, limit, "from a pod, after a restart", fromPod)
 		s.works("CHECK")
 	}
 }
@@ -160,24 +151,16 @@ func TestEgressRate(t *testing.T) {
 		s := n.sandbox(fmt.Sprint("c", i), fmt.Sprint("limited-", i))
 		s.extra = fmt.Sprintf(`,"runtimeConfig":{"bandwidth":{"egressRate":%.0f}}`, limit)
 		s.works("ADD")
-		sendTo := func(server *sandbox, addr string) func() float64 {
-			return func() float64 {
-				l := listen(t, server, addr)
-				go flood(s.dial(l.Addr().String()))
-				return rate(t, accepted(t, l))
-			}
-		}
-		keepsTo(t, limit, "to a pod", sendTo(to, to.address()))
-		keepsTo(t, limit, "to the outside", sendTo(nil, outsideAddr))
-		l := listen(t, s, s.address())
-		go flood(to.dial(l.Addr().String()))
-		if got := rate(t, accepted(t, l)); got < 1.5*limit {
+		toPod := func() float64 { return stream(t, s, to, false) }
+		keepsTo(t, limit, "to a pod", toPod)
+		keepsTo(t, limit, "to the outside", func() float64 { return stream(t, s, nil, false) })
+		if got := stream(t, to, s, false); got < 1.5*limit {
 			t.Errorf("%.0f Mbit/s came to a pod that may send %.0f, want more", got/1e6, limit/1e6)
 		}
 		n.kill()
 		n.start()
 		n.ready()
-		keepsTo(t, limit, "to a pod, after a restart", sendTo(to, to.address()))
+		keepsTo(t, limit, "to a pod, after a restart", toPod)
 		s.works("CHECK")
 	}
 }
