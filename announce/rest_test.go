@@ -46,6 +46,36 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestTurnsOfResting: an address is left to the next node by one that rests, and by nobody else.
+func TestTurnsOfResting(t *testing.T) {
+	const asks, rests = false, true
+	for name, tt := range map[string]struct {
+		self, egress string
+		heard        Answers
+		askers       map[string]bool
+		want         string
+		resting      int
+	}{
+		"nobody rests":                    {"b", "", Answers{"a": {Answers: true}}, nil, "a", 0},
+		"the first rests":                 {"b", "", Answers{"a": {Answers: true, Rests: true}}, nil, "b", 1},
+		"it is gone":                      {"b", "", Answers{"a": {Rests: true}}, nil, "b", 0},
+		"the second rests, too":           {"b", "", Answers{"a": {Answers: true, Rests: true}}, map[string]bool{"c": rests}, "b", 1},
+		"the first is gone, it rests":     {"b", "", Answers{"a": {}}, map[string]bool{"c": rests}, "c", 0},
+		"the next has it rest":            {"a", "", nil, map[string]bool{"b": rests, "c": asks}, "b", 0},
+		"a later one has it rest":         {"a", "", nil, map[string]bool{"b": asks, "c": rests}, "a", 0},
+		"a later one, the next is gone":   {"a", "", nil, map[string]bool{"c": rests}, "b", 0},
+		"the last has nobody after it":    {"c", "", Answers{"a": {}, "b": {}}, map[string]bool{"a": rests, "b": rests}, "c", 0},
+		"an egress address does not rest": {"b", "e", Answers{"a": {Answers: true, Rests: true}}, nil, "a", 0},
+		"nor does its own":                {"a", "e", nil, map[string]bool{"b": rests}, "a", 0},
+	} {
+		p := &Plan{Node: tt.self, Links: []Link{{Addr: addr, Egress: tt.egress, Ranked: []string{"a", "b", "c"}}}}
+		got := p.Turns(tt.heard, Self{Fit: true, Askers: tt.askers})[0]
+		if got.Announcer != tt.want || len(got.Resting) != tt.resting {
+			t.Errorf("%s: %s announces, and %v rest; want %s", name, got.Announcer, got.Resting, tt.want)
+		}
+	}
+}
+
 // asking is a node of a world: an agent with its announcer.
 type asking struct {
 	plan     Plan
