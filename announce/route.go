@@ -16,6 +16,19 @@ type Peer struct {
 	// HoldTime and GracefulRestart are in seconds; GracefulRestart is 0 without it.
 	HoldTime        uint16 `json:"holdTime"`
 	GracefulRestart uint16 `json:"gracefulRestart,omitempty"`
+	// BFD is zero without it.
+	BFD BFD `json:"bfd,omitzero"`
+}
+
+// BFD says how fast it is noticed that a router and this node do not reach one another (RFC 5880).
+type BFD struct {
+	// Transmit and Receive are the shortest times in milliseconds between two packets: of those that this node sends,
+	// and of those that it is ready for. The router has such times, too, and of two the longer one counts.
+	Transmit uint16 `json:"transmit"`
+	Receive  uint16 `json:"receive"`
+	// Multiplier is after how many such times without a packet the router takes this node for lost. It says of itself
+	// after how many it wants to be taken for lost.
+	Multiplier uint8 `json:"multiplier"`
 }
 
 // Route is what a node tells one router of a prefix.

@@ -41,7 +41,9 @@ type Session struct {
 	Address netip.AddrPort `json:"address"`
 	ASN     uint32         `json:"asn"`
 	State   string         `json:"state"` // as RFC 4271, section 8.2.2, names it, in lower case
-	Since   time.Time      `json:"since,omitzero"`
+	// BFD is "down", "init" or "up", as RFC 5880, section 6.2, has them; "" without BFD.
+	BFD   string    `json:"bfd,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 	// Routes is how many the router was told, Received how many it told.
 	Routes   int `json:"routes"`
 	Received int `json:"received"`

@@ -35,7 +35,7 @@ var (
 	}
 	Sessions = Table[announce.Session]{
 		"bgp-sessions", "the BGP sessions of this node, as its announcer sees them",
-		[]string{"PEER", "ADDRESS", "ASN", "STATE", "FOR", "ROUTES", "RECEIVED", "PROBLEM"}, sessionCells,
+		[]string{"PEER", "ADDRESS", "ASN", "STATE", "FOR", "BFD", "ROUTES", "RECEIVED", "PROBLEM"}, sessionCells,
 	}
 )
 
@@ -72,7 +72,7 @@ func routeCells(r *announce.Route) []string {
 }
 
 func sessionCells(s *announce.Session) []string {
-	return []string{s.Peer, s.Address.String(), fmt.Sprint(s.ASN), s.State, since(s.Since), strconv.Itoa(s.Routes), strconv.Itoa(s.Received), s.Problem}
+	return []string{s.Peer, s.Address.String(), fmt.Sprint(s.ASN), s.State, since(s.Since), s.BFD, strconv.Itoa(s.Routes), strconv.Itoa(s.Received), s.Problem}
 }
 
 func since(t time.Time) string {

@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/announce/ask"
+	"tapestry.dev/tapestry/announce/bfd"
 	"tapestry.dev/tapestry/localapi"
 )
 
@@ -36,7 +37,7 @@ type Options struct {
 
 // Run announces what the agent says until ctx is done.
 func Run(ctx context.Context, o Options) {
-	a := &announcer{o: o, client: &localapi.Client{Path: o.Agent}, speakers: map[string]*speaker{}, faults: map[string]string{}}
+	a := &announcer{o: o, client: &localapi.Client{Path: o.Agent}, speakers: map[string]*speaker{}, faults: map[string]string{}, bfd: bfd.New()}
 	(&ask.Loop{
 		State: localapi.RouteState, Client: a.client, Log: o.Log, Fetch: a.fetch,
 		Each: func(away time.Duration) { a.each(ctx, away) },
@@ -47,6 +48,7 @@ func Run(ctx context.Context, o Options) {
 			s.stop()
 		}
 	}
+	a.bfd.Close()
 }
 
 // announcer is the state of Run.
@@ -55,6 +57,7 @@ type announcer struct {
 	client   *localapi.Client
 	speakers map[string]*speaker
 	faults   map[string]string // by peer: why it has no speaker
+	bfd      *bfd.Monitor
 	peers    []announce.Peer
 	routes   []announce.Route
 	addrs    []netip.Addr // the node's
@@ -85,12 +88,30 @@ func (a *announcer) each(ctx context.Context, away time.Duration) {
 		}
 	}
 	now := time.Now()
+	for _, router := range a.bfd.Lost(ctx, now) {
+		a.lose(ctx, router)
+		a.looked = time.Time{} // it is told at once
+	}
 	if now.Sub(a.looked) < lookEvery {
 		return
 	}
 	a.looked = now
 	a.set(ctx)
+	a.bfd.Set(ctx, bfd.Wanted(a.peers), now)
 	a.report(ctx, now)
+}
+
+// lose ends the sessions with a router that BFD says is lost. Others of the same router, without BFD, stay.
+func (a *announcer) lose(ctx context.Context, router netip.Addr) {
+	for name, s := range a.speakers {
+		if s.peer.Address.Addr() != router || s.peer.BFD == (announce.BFD{}) {
+			continue
+		}
+		a.o.Log.Warn("BFD says that the router is lost", "peer", name, "address", router)
+		if err := s.lose(ctx, time.Now()); err != nil {
+			a.o.Log.Error("the session with a router that BFD says is lost goes on", "peer", name, "err", err)
+		}
+	}
 }
 
 // set brings the speakers to what the agent says.
@@ -169,6 +190,13 @@ func (a *announcer) report(ctx context.Context, now time.Time) {
 		}
 		if fault := a.faults[p.Name]; fault != "" {
 			s.Problem = fault
+		}
+		if p.BFD != (announce.BFD{}) {
+			state, problem := a.bfd.Of(p.Address.Addr(), now)
+			s.BFD = string(state)
+			if s.Problem == "" {
+				s.Problem = problem
+			}
 		}
 		list = append(list, s)
 	}

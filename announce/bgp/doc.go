@@ -13,6 +13,11 @@
 // again. Who only looked now and then would not see sessions that last a moment, so the speaker is told of each
 // (flaps).
 //
+// # BFD
+//
+// A session with a router that package bfd says is lost is ended at once, by this side too, and begun anew after the
+// pause. That the router has lost this node is the router's to notice.
+//
 // # Next hops
 //
 // The next hop of a route is the node: the address that the session comes from, or, for the other family, the node's

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -46,6 +47,7 @@ type speaker struct {
 	session  announce.Session
 	missing  string // why some routes cannot be told, "" when all are
 	flaps    flaps
+	lost     atomic.Bool // the session is being ended, since BFD says that the router is lost
 	unwatch  context.CancelFunc
 }
 
@@ -84,10 +86,15 @@ func (s *speaker) watch(ctx context.Context) error {
 			return
 		}
 		if e.Peer.State.SessionState == bgp.BGP_FSM_ESTABLISHED {
+			s.lost.Store(false)
 			s.flaps.begin(time.Now())
-		} else {
-			s.flaps.end(whyOf(e.Peer.State.DisconnectReason), time.Now())
+			return
 		}
+		why := whyOf(e.Peer.State.DisconnectReason)
+		if s.lost.Load() {
+			why = "BFD says that the router is lost"
+		}
+		s.flaps.end(why, time.Now())
 	}}, server.WatchPeer())
 }
 
@@ -131,6 +138,16 @@ func neighbour(p announce.Peer, password string) *api.Peer {
 		})
 	}
 	return n
+}
+
+// lose ends a session that there is, and begins another one as after any that ends. The router is told, if it is
+// reached. When the session has ended by itself since it was looked at, the next one is ended.
+func (s *speaker) lose(ctx context.Context, now time.Time) error {
+	if !s.flaps.state(now).up {
+		return nil
+	}
+	s.lost.Store(true)
+	return s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: s.peer.Address.Addr().String(), Communication: "BFD is down"})
 }
 
 // stop ends the session, and with it all routes. The router is told.

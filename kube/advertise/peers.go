@@ -112,7 +112,7 @@ func (r *rules) peer(obj *v1alpha1.BGPPeer) (announce.Peer, bool) {
 			return announce.Peer{}, false
 		}
 	}
-	return p, true
+	return r.withBFD(ref, s.BFD, p)
 }
 
 // attributes are what an advertisement says of its routes.

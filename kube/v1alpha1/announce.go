@@ -128,6 +128,9 @@ type BGPPeer struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.multihop) || self.myASN != self.peerASN",message="multihop is for peers of another ASN: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || ip(self.sourceAddress).family() == ip(self.address).family()",message="sourceAddress must be of the family of address"
+// +kubebuilder:validation:XValidation:rule="!has(self.bfd) || !has(self.multihop)",message="bfd is for routers on the same link: remove it, or multihop"
+// +kubebuilder:validation:XValidation:rule="!has(self.bfd) || !has(self.sourceAddress)",message="bfd leaves from the address that the kernel chooses: remove it, or sourceAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.bfd) || !has(self.gracefulRestartSeconds) || self.gracefulRestartSeconds == 0",message="with bfd routes go as soon as the announcer ends, with gracefulRestartSeconds they stay: remove one of the two"
 type BGPPeerSpec struct {
 	// Address of the router, of either family.
 	//
@@ -193,10 +196,44 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:Maximum=4095
 	GracefulRestartSeconds int32 `json:"gracefulRestartSeconds,omitempty"`
 
+	// BFD has the nodes and the router notice within a second that they do not reach one another any longer (RFC 5880,
+	// RFC 5881). None: after the hold time. {}: with the defaults.
+	//
+	// +optional
+	BFD *BFD `json:"bfd,omitempty"`
+
 	// NodeSelector selects the nodes that have a session with the router, by their labels. None selects all.
 	//
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// BFD says how fast a loss is noticed. Both sides say such times, and of two the longer one counts.
+type BFD struct {
+	// TransmitMilliseconds is the shortest time between two packets that a node sends.
+	//
+	// +optional
+	// +kubebuilder:default=300
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=10000
+	TransmitMilliseconds int32 `json:"transmitMilliseconds,omitempty"`
+
+	// ReceiveMilliseconds is the shortest time between two packets that a node is ready for.
+	//
+	// +optional
+	// +kubebuilder:default=300
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=10000
+	ReceiveMilliseconds int32 `json:"receiveMilliseconds,omitempty"`
+
+	// Multiplier is how many packets of a node the router has to miss before it takes the node for lost. After how many
+	// of its own it is taken for lost is the router's to say.
+	//
+	// +optional
+	// +kubebuilder:default=3
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=50
+	Multiplier int32 `json:"multiplier,omitempty"`
 }
 
 // BGPPeerList is a list of BGPPeers.

@@ -43,6 +43,12 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 		{"BGPPeer", `{"address":"192.0.2.1","peerASN":65000,"myASN":65000,"multihop":2}`, "multihop is for peers of another ASN: remove it"},
 		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"sourceAddress":"2001:db8::1"}`, "sourceAddress must be of the family of address"},
 		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"passwordKey":"../a"}`, "spec.passwordKey"},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{"transmitMilliseconds":100,"multiplier":5},"gracefulRestartSeconds":0}`, ""},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{"receiveMilliseconds":50}}`, "spec.bfd.receiveMilliseconds"},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{"multiplier":1}}`, "spec.bfd.multiplier"},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{},"multihop":2}`, "bfd is for routers on the same link: remove it, or multihop"},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{},"sourceAddress":"192.0.2.9"}`, "bfd leaves from the address that the kernel chooses: remove it, or sourceAddress"},
+		{"BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{},"gracefulRestartSeconds":9}`, "with bfd routes go as soon as the announcer ends"},
 		{"BGPAdvertisement", `{"communities":["65000:1","65000:1:2"],"localPreference":0}`, ""},
 		{"BGPAdvertisement", `{"communities":["no-export"]}`, "spec.communities[0]"},
 		{"BGPAdvertisement", `{"aggregationLength":33}`, "spec.aggregationLength"},
@@ -62,8 +68,11 @@ func TestAnnouncementsAreValidated(t *testing.T) {
 	}
 	var peer v1alpha1.BGPPeer
 	var adv v1alpha1.BGPAdvertisement
-	if err := post("BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000}`, &peer); err != nil || peer.Spec.Port != 179 || peer.Spec.HoldTimeSeconds != 90 {
+	if err := post("BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000}`, &peer); err != nil || peer.Spec.Port != 179 || peer.Spec.HoldTimeSeconds != 90 || peer.Spec.BFD != nil {
 		t.Errorf("%v, %+v", err, peer.Spec)
+	}
+	if err := post("BGPPeer", `{"address":"192.0.2.1","peerASN":64512,"myASN":65000,"bfd":{}}`, &peer); err != nil || *peer.Spec.BFD != (v1alpha1.BFD{TransmitMilliseconds: 300, ReceiveMilliseconds: 300, Multiplier: 3}) {
+		t.Errorf("%v, %+v", err, peer.Spec.BFD)
 	}
 	if err := post("BGPAdvertisement", `{}`, &adv); err != nil || adv.Spec.AggregationLength != 32 || adv.Spec.AggregationLengthV6 != 128 {
 		t.Errorf("%v, %+v", err, adv.Spec)

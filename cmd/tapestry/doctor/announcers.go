@@ -104,6 +104,9 @@ func checkClaims(check string, a *Announcing) (list []Finding) {
 func checkSessions(check string, a *Announcing) (list []Finding) {
 	for _, s := range a.Sessions {
 		if s.State == "established" {
+			if s.BFD != "" && s.BFD != "up" && s.Problem != "" {
+				list = append(list, Finding{check, Warning, s.Problem, "see the router's own list of BFD sessions, and its log"})
+			}
 			continue
 		}
 		message := fmt.Sprintf("there is no session with the router %s at %s: it is %s", s.Peer, s.Address, s.State)

@@ -17,7 +17,7 @@ import (
 
 // Version is the version of the format, and of what package strip leaves of objects: it changes with both. A test in
 // package cluster says when.
-const Version = 8
+const Version = 9
 
 // first begins the first line of the file; the version ends it.
 const first = "tapestry-objects "

@@ -352,10 +352,18 @@ func (a *Announcing) Counters() counter.List {
 	up := counter.Counter{Name: "tapestry_bgp_session_up", Help: "1 for each BGP session that is established, else 0.", Kind: counter.Gauge, Labels: []string{"peer"}}
 	told := counter.Counter{Name: "tapestry_bgp_routes", Help: "Prefixes that a router was told.", Kind: counter.Gauge, Labels: []string{"peer"}}
 	ups := counter.Counter{Name: "tapestry_bgp_sessions_established_total", Help: "How often a BGP session was established.", Kind: counter.Total, Labels: []string{"peer"}}
+	bfd := counter.Counter{Name: "tapestry_bgp_bfd_up", Help: "1 for each router with which BFD is up, 0 for others that are to speak it.", Kind: counter.Gauge, Labels: []string{"peer"}}
 	for _, s := range sessions {
 		n := 0.0
 		if s.State == "established" {
 			n = 1
+		}
+		switch s.BFD {
+		case "":
+		case "up":
+			bfd.Values = append(bfd.Values, counter.Value{Labels: []string{s.Peer}, N: 1})
+		default:
+			bfd.Values = append(bfd.Values, counter.Value{Labels: []string{s.Peer}})
 		}
 		up.Values = append(up.Values, counter.Value{Labels: []string{s.Peer}, N: n})
 		told.Values = append(told.Values, counter.Value{Labels: []string{s.Peer}, N: float64(s.Routes)})
@@ -363,6 +371,6 @@ func (a *Announcing) Counters() counter.List {
 	}
 	return counter.List{
 		counter.By(counter.Gauge, "tapestry_l2_addresses", "Addresses that this node is to announce by ARP and NDP, by what its announcer does about them.", "state", states),
-		up, told, ups,
+		up, told, ups, bfd,
 	}
 }
