@@ -8,6 +8,10 @@
 // "rows" names a table and is answered by the table's first rows; each "more" is answered by the rows that follow, as
 // the table was at the time of "rows". So a table of any length comes in messages of bounded length.
 //
+// "flows" with a query is answered by the first events that the query is for, and each further "flows" by those that
+// follow, with how many of them were lost so far: a client that asks too slowly loses the oldest. When there is none and
+// more may come, the answer comes after a second, without events.
+//
 // Processes beside the agent that do a part of its work, the announcers, ask on another socket, and tell there how it
 // goes: "tell" brings rows of a table, as many as fit a message, and says whether more follow.
 package localapi
@@ -93,10 +97,11 @@ var ErrUnavailable = errors.New("the agent of this node cannot be reached")
 
 // The requests.
 const (
-	opNode = "node"
-	opRows = "rows"
-	opMore = "more"
-	opTell = "tell"
+	opNode  = "node"
+	opRows  = "rows"
+	opMore  = "more"
+	opTell  = "tell"
+	opFlows = "flows"
 )
 
 type request struct {
@@ -105,6 +110,8 @@ type request struct {
 	// Rows and More are of "tell".
 	Rows []json.RawMessage `json:"rows,omitempty"`
 	More bool              `json:"more,omitempty"`
+	// Flows is of "flows".
+	Flows *FlowQuery `json:"flows,omitempty"`
 }
 
 type answer struct {
@@ -113,4 +120,6 @@ type answer struct {
 	Rows  []json.RawMessage `json:"rows,omitempty"`
 	// More is set when further rows can be asked for.
 	More bool `json:"more,omitempty"`
+	// Lost is of "flows": how many events were left out so far.
+	Lost uint64 `json:"lost,omitempty"`
 }

@@ -42,6 +42,8 @@ type Server struct {
 	Node func(context.Context) Node
 	// Tables lists the tables that clients can ask for.
 	Tables []Source
+	// Flows reads what a query is for; nil for an agent that records no flows.
+	Flows func(FlowQuery) FlowReader
 	// Told are the tables that clients tell.
 	Told    []Sink
 	Options Options
@@ -57,6 +59,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	var rest []json.RawMessage // rows of the table asked for last that were not sent yet
 	var so told
+	var events FlowReader // of the query asked last
 	for {
 		var r request
 		_, err := c.Receive(&r)
@@ -72,12 +75,36 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 			}
 			continue
 		}
+		if r.Op == opFlows {
+			if r.Flows != nil && s.Flows != nil {
+				events = s.Flows(*r.Flows)
+			}
+			if c.Answer(s.flows(ctx, events)) != nil {
+				return
+			}
+			continue
+		}
 		a, left := s.answer(ctx, c.Peer().UID, &r, rest)
 		rest = left
 		if c.Answer(a) != nil {
 			return
 		}
 	}
+}
+
+// flows answers a request for events that are read so.
+func (s *Server) flows(ctx context.Context, events FlowReader) answer {
+	switch {
+	case s.Flows == nil:
+		return answer{Error: "this agent records no flows: start it with --flow-log"}
+	case events == nil:
+		return answer{Error: "the first request for flows has no query"}
+	}
+	a, err := flows(ctx, events)
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return a
 }
 
 // answer returns the answer to r, which a user asks, and the rows of a table that are left after it.

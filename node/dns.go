@@ -32,6 +32,7 @@ func makeResolvers(n *Node) (part, error) {
 		Upstreams: func() []netip.AddrPort { return r.upstreams },
 		Dial:      new(net.Dialer).DialContext,
 		Logger:    n.log,
+		Answered:  n.recorder.answered(),
 
 		MaxForwards: n.held.Descriptors.Of(descriptors.Questions),
 	})

@@ -46,6 +46,15 @@ func JSON(w io.Writer, v any) error {
 	return err
 }
 
+// JSONLine prints v as JSON on one line.
+func JSONLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, err = w.Write(append(visible.JSON(b), '\n'))
+	}
+	return err
+}
+
 // Line prints one line.
 func Line(w io.Writer, text string) { fmt.Fprintln(w, visible.Text(text)) }
 

@@ -42,6 +42,8 @@ type Options struct {
 	// Owner returns the address that stands for the client who has the given address. Nil means that each address is a
 	// client by itself.
 	Owner func(netip.Addr) netip.Addr
+	// Answered is told of every answer; nil: nobody is. It must be quick, and not block. Its argument is borrowed.
+	Answered func(*Answered)
 	// Logger is told when an upstream fails or forwards back to this server. Nil discards messages.
 	Logger *slog.Logger
 }
@@ -205,7 +207,9 @@ func (s *Server) answer(ctx context.Context, from net.Addr, r *dns.Msg, by forwa
 		b, _ = m.Pack() // it packs what was unpacked
 	}
 	by.Addr = client
-	s.counts.note(by, r, m, time.Since(began))
+	took := time.Since(began)
+	s.counts.note(by, r, m, took)
+	s.tell(addrPortOf(from, client), by.TCP, r, m, took)
 	return b
 }
 

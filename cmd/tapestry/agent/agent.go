@@ -241,7 +241,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Routed: c.routed, Log: log})
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, HostProxy: a.hostProxy.listensAt, Progress: a.progress,
-		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside,
+		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside, Flows: a.recall(),
 	})
 	if atOnce() {
 		// From now on, what ends with the agent may finish while everything else goes on.

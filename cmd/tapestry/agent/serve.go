@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/recall"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/localapi"
@@ -47,6 +48,19 @@ func (a *agent) serveLocalAPI(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		a.log.Error(adviceLocal, "err", err)
 	}
+}
+
+// recall returns what reads the flow log; nil if there is none.
+func (a *agent) recall() *recall.Source {
+	if a.held.FlowLog == nil {
+		return nil
+	}
+	return recall.New(recall.Options{Node: a.node, Log: a.held.FlowLog, Objects: a.follower.Objects, Network: func() recall.Network {
+		if !a.follower.HasStarted() {
+			return nil
+		}
+		return a.follower.Node()
+	}})
 }
 
 // serveAttach serves the socket for attaching pods until ctx is done.

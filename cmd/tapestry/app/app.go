@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
 	"tapestry.dev/tapestry/cmd/tapestry/controller"
 	"tapestry.dev/tapestry/cmd/tapestry/doctor"
+	"tapestry.dev/tapestry/cmd/tapestry/flows"
 	"tapestry.dev/tapestry/cmd/tapestry/keeper"
 	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
 	"tapestry.dev/tapestry/cmd/tapestry/status"
@@ -39,6 +40,7 @@ func Commands() []*cli.Command {
 		agent.Prepared(),
 		cniCommand(),
 		status.Command(),
+		flows.Command(),
 		doctor.Command(),
 		connectivity.Command(),
 		bugreport.Command(),

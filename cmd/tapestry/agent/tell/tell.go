@@ -13,6 +13,7 @@ import (
 
 	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
+	"tapestry.dev/tapestry/cmd/tapestry/agent/recall"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/cmd/tapestry/supervise"
@@ -51,6 +52,8 @@ type Options struct {
 	State func() kube.SourceState
 	// Announcing knows what is announced to the network outside.
 	Announcing *announcing.Announcing
+	// Flows reads the flow log; nil if the agent has none.
+	Flows *recall.Source
 }
 
 // Keeper is used to check that the keeper answers; *keeper.Holdings is one.
@@ -126,7 +129,7 @@ func (t *Teller) countState() counter.List {
 
 // Server returns the server of the local API.
 func (t *Teller) Server(o localapi.Options) *localapi.Server {
-	return &localapi.Server{Node: t.describe, Options: o, Tables: append(t.o.Announcing.Shown(),
+	return &localapi.Server{Node: t.describe, Options: o, Flows: t.flows(), Tables: append(t.o.Announcing.Shown(),
 		localapi.Peers.From(t.peerRows),
 		localapi.Pods.From(t.podRows),
 		localapi.Frontends.From(t.frontendRows),
@@ -135,6 +138,14 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 		localapi.DescriptorShares.From(t.descriptorRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
 	)}
+}
+
+// flows returns localapi.Server.Flows.
+func (t *Teller) flows() func(localapi.FlowQuery) localapi.FlowReader {
+	if t.o.Flows == nil {
+		return nil
+	}
+	return func(q localapi.FlowQuery) localapi.FlowReader { return t.o.Flows.Read(q) }
 }
 
 // describe returns the description of the node.
