@@ -120,6 +120,9 @@ type Flow struct {
 	Steered bool
 }
 
+// toItself reports whether a pod of this node speaks to itself, as it always may.
+func (f *Flow) toItself() bool { return f.From.Kind == OwnPod && f.Toward == f.From }
+
 // Verdict is what becomes of a flow.
 type Verdict uint8
 

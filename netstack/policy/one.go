@@ -46,6 +46,9 @@ func (t *Table) Policies() iter.Seq2[law.ID, One] {
 	}
 }
 
+// SamePolicies reports whether two successive Tables of a Compiler have the same policies with the same IDs.
+func (t *Table) SamePolicies(u *Table) bool { return t.policies == u.policies && t.tiers == u.tiers }
+
 // Describe says which rule of which policy decided, as "NetworkPolicy shop/web ingress[0]"; "" for none.
 func (t *Table) Describe(rule uint64) string {
 	for id, one := range t.Policies() {

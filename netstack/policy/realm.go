@@ -82,11 +82,16 @@ func which(b bool) int {
 	return 0
 }
 
+// selects reports whether a policy of a pod's namespace selects the pod for a direction.
+func (p *Policy) selects(pod *Pod, egress bool) bool {
+	return p.rules(egress).Isolates && p.Pods.Matches(pod.Labels)
+}
+
 // side returns what the policies permit a pod in one direction; nil for everything.
 func (r *realm) side(p *Pod, egress bool) *side {
 	var s *side
 	for i, one := range r.list {
-		if !one.rules(egress).Isolates || !one.Pods.Matches(p.Labels) {
+		if !one.selects(p, egress) {
 			continue
 		}
 		if s == nil {

@@ -20,9 +20,14 @@ func (t *Table) standingOf(p *Pod, r *realm, egress bool) standing {
 		s.side = r.side(p, egress)
 	}
 	if t.tiers != nil {
-		s.cluster = t.tiers.Side(&tiers.Subject{Namespace: p.Namespace, Labels: p.Labels, Ports: p.Ports}, egress)
+		s.cluster = t.tiers.Side(p.subject(), egress)
 	}
 	return s
+}
+
+// subject returns the pod as policies of the cluster are for it.
+func (p *Pod) subject() *tiers.Subject {
+	return &tiers.Subject{Namespace: p.Namespace, Labels: p.Labels, Ports: p.Ports}
 }
 
 // free reports whether the pod may do everything.

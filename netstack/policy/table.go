@@ -97,26 +97,9 @@ func (t *Table) about(egress bool) bool {
 // Judge says whether a flow may be. It allocates nothing and does not block, but when a pod of another node is judged
 // for the first time: then what policies permit it is compiled. f is borrowed.
 func (t *Table) Judge(f *Flow) Ruling {
-	if f.From.Kind == OwnPod && f.Toward == f.From {
-		return Ruling{}
-	}
-	var r Ruling
-	if f.Steered && f.From.byAddress() {
-		if r = t.judgeSteered(f); r.Verdict != Permit {
-			return r
-		}
-	}
-	if f.From.Kind == OwnPod {
-		s, unknown := t.subject(&f.From)
-		if unknown {
-			return Ruling{Verdict: Unknown}
-		}
-		if s != nil && !s.egress.free() {
-			to := t.who(&f.Toward, &f.Dst, t.nodes.taps)
-			if r = t.judge(&s.egress, &to, f); r.Verdict != Permit {
-				return r
-			}
-		}
+	r := t.judgeEgress(f)
+	if r.Verdict != Permit {
+		return r
 	}
 	if in := t.JudgeIngress(f); in != (Ruling{}) {
 		return in
@@ -124,15 +107,32 @@ func (t *Table) Judge(f *Flow) Ruling {
 	return r
 }
 
+// judgeEgress is Judge for the egress of the pod that begins a flow, whatever the ingress of the other says.
+func (t *Table) judgeEgress(f *Flow) Ruling {
+	switch {
+	case f.toItself():
+	case f.From.Kind == OwnPod:
+		s, unknown := t.subject(&f.From)
+		if unknown {
+			return Ruling{Verdict: Unknown}
+		}
+		if s != nil && !s.egress.free() {
+			to := t.who(&f.Toward, &f.Dst, t.nodes.taps)
+			return t.judge(&s.egress, &to, f)
+		}
+	case f.Steered && f.From.byAddress():
+		return t.judgeSteered(f)
+	}
+	return Ruling{}
+}
+
 // IsNode reports whether an address is a node's own.
 func (t *Table) IsNode(a packet.Addr) bool { return t.nodes.have(&a) }
 
 // JudgeIngress is Judge for the ingress of the pod that a flow goes to, whatever the egress of its sender says.
 func (t *Table) JudgeIngress(f *Flow) Ruling {
-	if f.From.Kind == OwnPod && f.Toward == f.From {
-		return Ruling{}
-	}
 	switch {
+	case f.toItself():
 	case f.Toward.Kind == OwnPod:
 		if f.From.Kind == OwnNode || f.From.Kind == OwnAgent || f.From.byAddress() && t.nodes.agents[f.Src] {
 			return Ruling{}

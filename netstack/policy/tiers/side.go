@@ -27,24 +27,30 @@ type part struct {
 	rules   law.Set // those that are for the pod
 }
 
+// Selects reports whether a policy is for a pod in one direction. That may not be certain where the labels of the pod's
+// namespace are not known.
+func (t *Tiers) Selects(policy *Policy, p *Subject, egress bool) (selects, certain bool) {
+	if len(policy.rules(egress)) == 0 || !policy.Pods.Matches(p.Labels) {
+		return false, true
+	}
+	labels, known := t.world.Spaces[p.Namespace]
+	if !known {
+		labels = law.Labels{{Key: law.NameLabel, Value: p.Namespace}}
+	}
+	return policy.Namespaces.MatchesNamespace(labels, known)
+}
+
 // Side returns what the policies say of a pod in one direction; nil for nothing.
 func (t *Tiers) Side(p *Subject, egress bool) *Side {
 	s := &Side{egress: egress}
 	if !egress {
 		s.server = p.Ports
 	}
-	labels, known := t.world.Spaces[p.Namespace]
-	if !known {
-		labels = law.Labels{{Key: law.NameLabel, Value: p.Namespace}}
-	}
 	some := false
 	for i := range t.tiers {
 		one, here := &t.tiers[i], &s.parts[i]
 		for j, policy := range one.list {
-			if len(policy.rules(egress)) == 0 || !policy.Pods.Matches(p.Labels) {
-				continue
-			}
-			selects, certain := policy.Namespaces.MatchesNamespace(labels, known)
+			selects, certain := t.Selects(policy, p, egress)
 			if !selects {
 				continue
 			}
