@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -161,4 +162,32 @@ func BenchmarkJudge(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestCounts: flows that begin are counted with the policy that decides, or would if it is staged. A policy that changes
+// is counted anew, and others go on.
+func TestCounts(t *testing.T) {
+	c := NewCompiler(NewFindings(time.Now))
+	config := policy.Config{Own: []*policy.Pod{{Namespace: "a", Name: "own"}}, Policies: []*policy.Policy{network("e", false, "192.0.2.0/24"), network("s", true, "198.51.100.0/24")}}
+	check := func(generation uint64, want map[string][3]uint64) {
+		t.Helper()
+		tables := c.Compile(config)
+		for _, src := range []string{"192.0.2.7", "198.51.100.7", "203.0.113.7"} {
+			f := policy.Flow{Src: at(src), Dst: at("10.0.0.1"), Proto: packet.TCP, Port: 80, Toward: policy.End{Kind: policy.OwnPod, Name: "a/own"}}
+			tables.Judge(&f, Asked{Begins: true})
+			tables.Judge(&f, Asked{})
+		}
+		got := map[string][3]uint64{}
+		for one, s := range tables.Policies() {
+			got[one.String()] = [3]uint64{s.Since, s.Permitted(), s.Denied()}
+		}
+		if !maps.Equal(got, want) || tables.Generation != generation {
+			t.Errorf("generation %d: %v; want %d: %v", tables.Generation, got, generation, want)
+		}
+	}
+	check(1, map[string][3]uint64{"NetworkPolicy a/e": {1, 1, 2}, "NetworkPolicy a/s": {1, 1, 0}})
+	config.Own = append(config.Own, &policy.Pod{Namespace: "b", Name: "own"})
+	check(2, map[string][3]uint64{"NetworkPolicy a/e": {1, 2, 4}, "NetworkPolicy a/s": {1, 2, 0}})
+	config.Policies = []*policy.Policy{config.Policies[0], network("s", false, "203.0.113.0/24")}
+	check(3, map[string][3]uint64{"NetworkPolicy a/e": {1, 3, 5}, "NetworkPolicy a/s": {3, 1, 0}})
 }

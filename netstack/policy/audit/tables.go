@@ -17,6 +17,10 @@ type Tables struct {
 	InForce, Staged *policy.Table
 	policies        map[law.ID]policy.One // those of Staged
 	findings        *Findings
+	// Generation numbers the Tables of a Compiler, from 1 on.
+	Generation uint64
+	// decided counts by the policies of InForce, and would by those of Staged that are staged.
+	decided, would map[law.ID]*Count
 }
 
 // Compiler compiles successive Configs. Its Findings outlive its Tables. Make it with NewCompiler. It is not safe for
@@ -25,6 +29,8 @@ type Compiler struct {
 	inForce, staged policy.Compiler
 	last            *Tables
 	findings        *Findings
+	generation      uint64
+	counts          map[policy.One]*Count
 }
 
 // NewCompiler returns a Compiler whose Tables write down what they find.
@@ -44,13 +50,16 @@ func (c *Compiler) Compile(config policy.Config) *Tables {
 	}
 	switch last := c.last; {
 	case t.InForce == nil && t.Staged == nil:
-		c.last = nil
+		c.last, c.counts = nil, nil
 		return nil
 	case last != nil && last.InForce == t.InForce && last.Staged == t.Staged:
 		return last
 	case t.Staged != nil:
 		t.policies = maps.Collect(t.Staged.Policies())
 	}
+	c.generation++
+	t.Generation = c.generation
+	c.count(t)
 	c.last = t
 	return t
 }
@@ -75,10 +84,16 @@ type Asked struct {
 // does what policy.Table.Judge says of itself. f is borrowed.
 func (t *Tables) Judge(f *policy.Flow, a Asked) policy.Ruling {
 	now := judge(t.InForce, f, a)
+	if a.Begins && now.Rule != 0 {
+		t.decided[law.ID(now.Rule).Policy()].add(now.Verdict)
+	}
 	if t.Staged == nil {
 		return now
 	}
 	would := judge(t.Staged, f, a)
+	if a.Begins && would.Rule != 0 {
+		t.would[law.ID(would.Rule).Policy()].add(would.Verdict)
+	}
 	if now.Verdict != policy.Unknown && would.Verdict != policy.Unknown && (now.Verdict == policy.Permit) != (would.Verdict == policy.Permit) {
 		t.findings.add(f, would, t.policies[law.ID(would.Rule).Policy()], a.Begins)
 	}
