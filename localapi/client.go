@@ -36,14 +36,14 @@ func (c *Client) Node(ctx context.Context) (Node, error) {
 // Counters asks for everything that is counted.
 func (c *Client) Counters(ctx context.Context) (counter.List, error) { return Counters.Ask(ctx, c) }
 
-func (c *Client) rows(ctx context.Context, table string) ([]json.RawMessage, error) {
+func (c *Client) rows(ctx context.Context, table string, args []string) ([]json.RawMessage, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	var rows []json.RawMessage
-	for r := (request{Op: opRows, Table: table}); ; r = (request{Op: opMore}) {
+	for r := (request{Op: opRows, Table: table, Args: args}); ; r = (request{Op: opMore}) {
 		a, err := exchange(ctx, conn, r)
 		if err != nil {
 			return nil, err

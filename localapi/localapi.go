@@ -5,7 +5,7 @@
 // # Protocol
 //
 // Messages are those of package fdpass, with one answer for each request. The request "node" is answered by a Node.
-// "rows" names a table and is answered by the table's first rows; each "more" is answered by the rows that follow, as
+// "rows" names a table, which may answer a question that comes along, and is answered by the table's first rows; each "more" is answered by the rows that follow, as
 // the table was at the time of "rows". So a table of any length comes in messages of bounded length.
 //
 // "flows" with a query is answered by the first events that the query is for, and each further "flows" by those that
@@ -107,6 +107,8 @@ const (
 type request struct {
 	Op    string `json:"op"`
 	Table string `json:"table,omitempty"`
+	// Args are of "rows", for a table that answers a question.
+	Args []string `json:"args,omitempty"`
 	// Rows and More are of "tell".
 	Rows []json.RawMessage `json:"rows,omitempty"`
 	More bool              `json:"more,omitempty"`

@@ -80,6 +80,22 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestAnswers: a table that answers a question gets it, and another one takes none.
+func TestAnswers(t *testing.T) {
+	c := serve(t, &Server{Tables: []Source{
+		Problems.From(func(context.Context) ([]Problem, error) { return []Problem{{Text: "told"}}, nil }),
+		Explanations.Answers(func(_ context.Context, args []string) ([]Explanation, error) {
+			return []Explanation{{Verdict: strings.Join(args, " ")}}, nil
+		}),
+	}})
+	if got, err := Explanations.Ask(t.Context(), c, "a", "b:80"); err != nil || len(got) != 1 || got[0].Verdict != "a b:80" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := Problems.Ask(t.Context(), c, "a"); err != nil || len(got) != 1 || got[0].Text != "told" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	huge := func(context.Context) ([]Problem, error) {
 		return []Problem{{Text: strings.Repeat("x", fdpass.MaxMessage)}}, nil

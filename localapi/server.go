@@ -127,7 +127,7 @@ func (s *Server) answer(ctx context.Context, uid uint32, r *request, rest []json
 			var rows []json.RawMessage
 			err := t.users.refuse(uid, t.name)
 			if err == nil {
-				rows, err = t.rows(ctx)
+				rows, err = t.rows(ctx, r.Args)
 			}
 			if err != nil {
 				return answer{Error: err.Error()}, nil

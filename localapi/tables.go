@@ -39,7 +39,13 @@ var (
 		"problems", "what is wrong with objects of the cluster",
 		[]string{"SEVERITY", "PROBLEM"}, func(p *Problem) []string { return []string{p.Severity, p.Text} },
 	}
-	StagedFlows = Table[StagedFlow]{
+	Policies = Table[Policy]{
+		"policies", "policies of who may talk to whom, as this node judges by them",
+		[]string{"POLICY", "MODE", "PODS", "SINCE", "PERMITTED", "DENIED", "PROBLEMS"}, (*Policy).cells,
+	}
+	// Explanations answers whether one end may reach a port of another: FROM, TO:PORT/PROTOCOL.
+	Explanations = Table[Explanation]{Name: "explain", Help: "why a flow may be, or may not"}
+	StagedFlows  = Table[StagedFlow]{
 		"staged", "flows of this node's pods that would fare otherwise if staged policies were in force",
 		[]string{"FROM", "TO", "WOULD BE", "BY", "BEGUN", "STANDING", "LAST"}, (*StagedFlow).cells,
 	}
@@ -54,7 +60,7 @@ var (
 )
 
 // All lists the tables, in the order in which they are shown.
-var All = []Shown{Peers, Pods, Frontends, Problems, StagedFlows, DescriptorShares, Turns, Claims, Routes, Sessions, Counters}
+var All = []Shown{Peers, Pods, Frontends, Problems, Policies, StagedFlows, DescriptorShares, Turns, Claims, Routes, Sessions, Counters}
 
 // Shown is a Table of any kind, for code that shows it to people.
 type Shown interface {
@@ -77,9 +83,9 @@ func (t Table[T]) Fetch(ctx context.Context, c *Client) (any, []string, [][]stri
 	return rows, t.Columns, cells, err
 }
 
-// Ask asks an agent for the rows.
-func (t Table[T]) Ask(ctx context.Context, c *Client) ([]T, error) {
-	raw, err := c.rows(ctx, t.Name)
+// Ask asks an agent for the rows. args are the question, of a table that answers one.
+func (t Table[T]) Ask(ctx context.Context, c *Client, args ...string) ([]T, error) {
+	raw, err := c.rows(ctx, t.Name, args)
 	rows := make([]T, len(raw))
 	for i := 0; err == nil && i < len(raw); i++ {
 		if jerr := json.Unmarshal(raw[i], &rows[i]); jerr != nil {
@@ -95,7 +101,7 @@ func (t Table[T]) Ask(ctx context.Context, c *Client) ([]T, error) {
 // Source is where a Server gets the rows of a table.
 type Source struct {
 	name  string
-	rows  func(context.Context) ([]json.RawMessage, error)
+	rows  func(ctx context.Context, args []string) ([]json.RawMessage, error)
 	users users
 }
 
@@ -115,8 +121,13 @@ func (u users) refuse(uid uint32, table string) error {
 
 // From returns the Source of a table whose rows the func rows returns. Several goroutines may call rows at once.
 func (t Table[T]) From(rows func(context.Context) ([]T, error)) Source {
-	return Source{name: t.Name, rows: func(ctx context.Context) ([]json.RawMessage, error) {
-		list, err := rows(ctx)
+	return t.Answers(func(ctx context.Context, _ []string) ([]T, error) { return rows(ctx) })
+}
+
+// Answers is From for a table whose rows answer a question, which anybody who may connect asks.
+func (t Table[T]) Answers(rows func(ctx context.Context, args []string) ([]T, error)) Source {
+	return Source{name: t.Name, rows: func(ctx context.Context, args []string) ([]json.RawMessage, error) {
+		list, err := rows(ctx, args)
 		if err != nil {
 			return nil, fmt.Errorf("table %s: %w", t.Name, err)
 		}

@@ -61,6 +61,12 @@ func (j judge) Judge(f *netstack.Flow) netstack.Ruling {
 	return netstack.Ruling{Action: netstack.Refuse, Rule: r.Rule}
 }
 
+// EndAt returns how policies know who has an address.
+func (n *Node) EndAt(a netip.Addr) policy.End {
+	e := n.path.At(a)
+	return endOf(&e)
+}
+
 // endOf returns how policies know an end.
 func endOf(e *netstack.End) policy.End {
 	switch e.Kind {

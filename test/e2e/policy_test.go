@@ -130,6 +130,16 @@ func staged(policy string) string {
 	return strings.Replace(policy, "metadata: {", "metadata: {annotations: {tapestry.dev/policy-mode: audit}, ", 1)
 }
 
+// explain asks a node's agent why one pod may reach another one, or may not.
+func (c *cluster) explain(t *testing.T, node, from, to string) localapi.Explanation {
+	t.Helper()
+	rows, err := localapi.Explanations.Ask(c.ctx, &localapi.Client{Path: c.Dir + "/nodes/" + node + "/api.sock"}, from, to)
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("explain %s -> %s on %s: %+v, %v", from, to, node, rows, err)
+	}
+	return rows[0]
+}
+
 // TestStagedPolicies: what a staged policy would deny goes on, over restarts too, and is told, until it is enforced.
 func TestStagedPolicies(t *testing.T) {
 	c, yaml := policyLab(t, "e2e-policy-staged", 2*testTime)
@@ -166,8 +176,20 @@ func TestStagedPolicies(t *testing.T) {
 	})
 	await.Until(t, "what would be denied is told again", told)
 	goes.unharmed(t)
+	if e := c.explain(t, "node-1", "client", "far:9000"); e.Verdict != "permitted" || e.Would != "dropped" || e.To.Staged.Rule != "ClusterNetworkPolicy lockdown ingress[0]" {
+		t.Errorf("explained as %+v", e)
+	}
 	c.edit(t, yaml+closed)
 	c.may(t, client, "tcp", far, false, "the policies are enforced")
+	for _, node := range []string{"node-1", "node-2"} { // that of the client judges for the other one
+		if e := c.explain(t, node, "client", "far:9000"); e.Verdict != "dropped" || e.Would != "" || e.From.Now.Verdict != "permitted" || e.To.Now.Rule != "ClusterNetworkPolicy lockdown ingress[0]" || len(e.To.Now.Policies) != 2 {
+			t.Errorf("%s explains %+v", node, e)
+		}
+	}
+	rows, err := localapi.Policies.Ask(c.ctx, &localapi.Client{Path: c.Dir + "/nodes/node-2/api.sock"})
+	if err != nil || len(rows) != 2 || rows[0].Pods != 1 || rows[0].Mode != "enforce" || rows[1].Denied == 0 {
+		t.Errorf("policies are told as %+v, %v", rows, err)
+	}
 }
 
 // TestPolicyAndDNS: a pod whose egress is closed resolves nothing, until a policy names the pods of cluster DNS, as

@@ -13,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/flows"
 	"tapestry.dev/tapestry/cmd/tapestry/keeper"
 	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
+	"tapestry.dev/tapestry/cmd/tapestry/policy"
 	"tapestry.dev/tapestry/cmd/tapestry/status"
 	"tapestry.dev/tapestry/cmd/tapestry/supervise"
 )
@@ -41,6 +42,7 @@ func Commands() []*cli.Command {
 		cniCommand(),
 		status.Command(),
 		flows.Command(),
+		policy.Command(),
 		doctor.Command(),
 		connectivity.Command(),
 		bugreport.Command(),

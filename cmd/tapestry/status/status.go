@@ -55,11 +55,11 @@ func Command() *cli.Command {
 			defer cancel()
 			c := &localapi.Client{Path: socket}
 			if table != "" {
-				return reachable(showTable(within, ctx.App.Writer, c, table, format), socket)
+				return Reachable(showTable(within, ctx.App.Writer, c, table, format), socket)
 			}
 			r, err := ask(within, c)
 			if err != nil {
-				return reachable(err, socket)
+				return Reachable(err, socket)
 			}
 			err = output.Write(ctx.App.Writer, format, r, func(w io.Writer) error { return r.print(w, time.Now()) })
 			if err == nil && len(r.Node.Missing) > 0 {
@@ -76,13 +76,13 @@ func Print(ctx context.Context, w io.Writer, c *localapi.Client) error {
 	defer cancel()
 	r, err := ask(ctx, c)
 	if err != nil {
-		return reachable(err, c.Path)
+		return Reachable(err, c.Path)
 	}
 	return r.print(w, time.Now())
 }
 
-// reachable adds to an error what to check if the agent did not answer.
-func reachable(err error, socket string) error {
+// Reachable adds to an error what to check if the agent did not answer.
+func Reachable(err error, socket string) error {
 	if err == nil {
 		return nil
 	}

@@ -158,7 +158,7 @@ func run(t *testing.T, r report, args ...string) (string, error) {
 		filled(localapi.Frontends),
 		localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return r.Problems, nil }),
 		filled(localapi.DescriptorShares),
-		filled(localapi.StagedFlows),
+		filled(localapi.Policies), filled(localapi.StagedFlows),
 		localapi.Turns.From(func(context.Context) ([]announce.Turn, error) { return r.Turns, nil }),
 		filled(localapi.Claims), filled(localapi.Routes),
 		localapi.Sessions.From(func(context.Context) ([]announce.Session, error) { return r.Sessions, nil }),

@@ -134,7 +134,9 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 		localapi.Pods.From(t.podRows),
 		localapi.Frontends.From(t.frontendRows),
 		localapi.Problems.From(t.problemRows),
+		localapi.Policies.From(t.policyRows),
 		localapi.StagedFlows.From(t.stagedRows),
+		localapi.Explanations.Answers(t.explain),
 		localapi.DescriptorShares.From(t.descriptorRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
 	)}
