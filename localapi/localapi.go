@@ -5,8 +5,9 @@
 // # Protocol
 //
 // Messages are those of package fdpass, with one answer for each request. The request "node" is answered by a Node.
-// "rows" names a table, which may answer a question that comes along, and is answered by the table's first rows; each "more" is answered by the rows that follow, as
-// the table was at the time of "rows". So a table of any length comes in messages of bounded length.
+// "rows" names a table, which may answer a question that comes along, and is answered by the table's first rows; each
+// "more" is answered by the rows that follow, as the table was at the time of "rows". So a table of any length comes
+// in messages of bounded length.
 //
 // "flows" with a query is answered by the first events that the query is for, and each further "flows" by those that
 // follow, with how many of them were lost so far: a client that asks too slowly loses the oldest. When there is none and

@@ -12,8 +12,8 @@ type Policy struct {
 	Mode   string `json:"mode"`   // "enforce" or "audit"
 	// Pods is how many pods of this node it selects.
 	Pods int `json:"pods"`
-	// Generation is that of the node's policies, which changes with each of them and with pods. Since is the one in which
-	// the policy, as it is, was there first.
+	// Generation is that of the node's policies, which changes with each of them and with pods. Since is the one in
+	// which the policy, as it is, was there first.
 	Generation uint64 `json:"generation"`
 	Since      uint64 `json:"since"`
 	// Permitted and Denied count flows that began about which it has decided, or would have.

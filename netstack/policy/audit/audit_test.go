@@ -164,8 +164,8 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
-// TestCounts: flows that begin are counted with the policy that decides, or would if it is staged. A policy that changes
-// is counted anew, and others go on.
+// TestCounts: flows that begin are counted with the policy that decides, or would if it is staged. A policy that
+// changes is counted anew, and others go on.
 func TestCounts(t *testing.T) {
 	c := NewCompiler(NewFindings(time.Now))
 	config := policy.Config{Own: []*policy.Pod{{Namespace: "a", Name: "own"}}, Policies: []*policy.Policy{network("e", false, "192.0.2.0/24"), network("s", true, "198.51.100.0/24")}}

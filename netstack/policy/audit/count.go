@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/netstack/policy/law"
 )
 
-// Count is how often a policy has decided about flows that began, or would have if it is staged. What no rule permits is
-// denied by the first of the policies that isolate the pod.
+// Count is how often a policy has decided about flows that began, or would have if it is staged. What no rule permits
+// is denied by the first of the policies that isolate the pod.
 type Count struct {
 	// Since is the Generation in which the policy, as it is, was there first.
 	Since uint64

@@ -12,8 +12,8 @@ import (
 
 // Tables judge flows. They never change, and their methods are safe for concurrent use.
 type Tables struct {
-	// InForce decides; nil permits everything. Staged says what would be if the staged policies were in force too; nil if
-	// there are none.
+	// InForce decides; nil permits everything. Staged says what would be if the staged policies were in force too; nil
+	// if there are none.
 	InForce, Staged *policy.Table
 	policies        map[law.ID]policy.One // those of Staged
 	findings        *Findings

@@ -28,8 +28,8 @@ type Question struct {
 
 var protocols = map[string]packet.Proto{"TCP": packet.TCP, "UDP": packet.UDP, "SCTP": packet.SCTP}
 
-// Parse reads a question: from is POD or an address, to is POD:PORT, or an address and a port, and may have the protocol
-// after a slash. A pod without a namespace is in "default".
+// Parse reads a question: from is POD or an address, to is POD:PORT, or an address and a port, and may have the
+// protocol after a slash. A pod without a namespace is in "default".
 func Parse(from, to string) (q Question, err error) {
 	q.Proto = packet.TCP
 	at := strings.LastIndexByte(to, ':')
