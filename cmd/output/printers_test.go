@@ -23,6 +23,7 @@ var own = map[string]string{
 	"tapestry/connectivity/command.go":  "a sum",
 	"tapestry/health/health.go":         "errors are made visible there",
 	"tapestry/status/status.go":         "headings",
+	"tapestry/bugreport/machine.go":     "what the kernel tells, for a file",
 	"tapestry-lab/app/lab_table.go":     "headings",
 	"tapestry-lab/app/lab.go":           "the name of the lab, which whoever reads it gave",
 	"tapestry-lab/app/bench.go":         "measurements of ours",

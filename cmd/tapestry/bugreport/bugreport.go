@@ -12,6 +12,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"tapestry.dev/tapestry/cmd/output"
 )
 
 // most is how many bytes of one part go into an archive; a table of 50,000 pods has room. What is beyond is
@@ -47,11 +49,11 @@ func pack(ctx context.Context, w io.Writer, directory string, now time.Time, par
 		text := withoutSecrets(b.bytes)
 		switch {
 		case errors.Is(err, errFull):
-			fmt.Fprintf(&contents, "%s: only its first %d bytes\n", p.name, most)
+			output.Line(&contents, fmt.Sprintf("%s: only its first %d bytes", p.name, most))
 		case err != nil:
-			fmt.Fprintf(&contents, "%s: %s\n", p.name, withoutSecrets([]byte(err.Error())))
+			output.Line(&contents, fmt.Sprintf("%s: %s", p.name, withoutSecrets([]byte(err.Error()))))
 		default:
-			fmt.Fprintf(&contents, "%s: whole\n", p.name)
+			output.Line(&contents, fmt.Sprintf("%s: whole", p.name))
 		}
 		if len(text) > 0 || err == nil {
 			if err := add(p.name, text); err != nil {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/cmd/output"
 )
 
 // files are small files of the system that say what a node may do, and what it does. Patterns are those of
@@ -53,9 +55,7 @@ func interfaces(_ context.Context, w io.Writer) error {
 	all, err := net.Interfaces()
 	for _, nic := range all {
 		addrs, _ := nic.Addrs() // one that has just gone has none
-		if _, err := fmt.Fprintf(w, "%s mtu %d %s %s %v\n", nic.Name, nic.MTU, nic.HardwareAddr, nic.Flags, addrs); err != nil {
-			return err
-		}
+		output.Line(w, fmt.Sprintf("%s mtu %d %s %s %v", nic.Name, nic.MTU, nic.HardwareAddr, nic.Flags, addrs))
 	}
 	return err
 }

@@ -52,10 +52,11 @@ func statusCommand() *cli.Command {
 
 func printStatus(w io.Writer, rows []localapi.Policy) error {
 	if len(rows) == 0 {
-		fmt.Fprintln(w, "there are no policies in force, so everything is permitted")
+		output.Line(w, "there are no policies in force, so everything is permitted")
 		return nil
 	}
-	fmt.Fprintf(w, "in force at generation %d of this node\n\n", rows[0].Generation)
+	output.Line(w, fmt.Sprintf("in force at generation %d of this node", rows[0].Generation))
+	output.Line(w, "")
 	t := output.Columns(w)
 	t.Row(localapi.Policies.Columns...)
 	for i := range rows {
