@@ -125,7 +125,7 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes controlplane
 	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GOTEST) -count=1 -v $(TESTFLAGS) ./test/apiserver
 
-hubble: ## hold our Hubble API against Hubble's own messages and client (no root; cold some minutes)
+hubble: ## hold our Hubble API against Hubble's own messages, client and command (no root; cold 5 minutes)
 	$(GO) -C test/hubble vet ./...
 	$(GO) -C test/hubble test -count=1 $(TESTFLAGS) ./...
 
