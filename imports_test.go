@@ -37,7 +37,7 @@ var owners = []struct{ path, folder, why string }{
 	{"github.com/osrg/gobgp/", "announce", "routers are spoken with outside of the agent, by a process of its own"},
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
 	{"google.golang.org/protobuf", "hubble", "protocol buffers are what Hubble's tools speak, and nobody else here"},
-	{"google.golang.org/grpc", "test/hubble", "it is 10 MB: the little of it that is needed, hubble/rpc serves"},
+	{"google.golang.org/grpc", "test/hubble", "it is 6 MB in every agent and keeper: the little of it that is needed, hubble/rpc serves"},
 	{"github.com/cilium/", "test/hubble", "only a test has Hubble's own module"},
 }
 
