@@ -103,6 +103,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"by-proxy":       byProxy,
 	"keep":           keep,
 	"cling":          cling,
+	"serve-half":     serveHalf,
+	"ask-half":       askHalf,
 }
 
 func help(name string, args []string) int {
