@@ -56,8 +56,8 @@ func serveHalf(ctx context.Context, args []string) error {
 }
 
 // askHalf connects and sends FIRST, again and again until something comes that contains WANT. When the input ends it
-// sends REST and no more: ADDR FIRST WANT REST, in hex but for ADDR. It ends when the other end does, and prints what came after
-// WANT, in hex, or why the connection broke.
+// sends REST and no more: ADDR FIRST WANT REST, in hex but for ADDR. It ends when the other end does, and prints what
+// came after WANT, in hex, or why the connection broke.
 func askHalf(ctx context.Context, args []string) error {
 	var raw [3][]byte // FIRST, WANT, REST
 	for i := range raw {
