@@ -13,6 +13,7 @@ import (
 var tools = []struct{ name, usage string }{
 	{"status", "show the state of a node's network: tapestry status"},
 	{"doctor", "find out what is wrong with a node, and what to do: tapestry doctor"},
+	{"flows", "show what happens to the flows of a node: tapestry flows"},
 	{"bugreport", "pack what helps to find a fault into one archive: tapestry bugreport"},
 }
 
