@@ -24,5 +24,6 @@
 // Times: beats go every overlay.BeatEvery. A node that has not answered for Patience is passed over. An announcer whose
 // agent is away goes on for Patience, and an agent that was just started takes every node for one that answers for as
 // long, so that a restart moves nothing. A node that comes and goes gets addresses of load balancers again when it has
-// answered steadily (Record); its next one tells it so. Nothing delays that a node which does not answer is passed over.
+// answered steadily (Record); its next one tells it so. Nothing delays that a node which does not answer is passed
+// over.
 package announce

@@ -78,11 +78,11 @@ func (p *Plan) Egress() []Link {
 	return p.Links[:n]
 }
 
-// orders is how many orders of the nodes there are at most. An address has one of them, so that a node watches few others
-// however many addresses there are: with one order for each address it would watch all of them, and the beats of a
-// cluster grow with the square of its nodes. Those of one watched node are 0.12 % of a processor (BenchmarkBeats), and of
-// any number of nodes one watches 17 on average at most (TestWatchesFew). The price is that many addresses are no more
-// evenly spread than 128 would be.
+// orders is how many orders of the nodes there are at most. An address has one of them, so that a node watches few
+// others however many addresses there are: with one order for each address it would watch all of them, and the beats of
+// a cluster grow with the square of its nodes. Those of one watched node are 0.12 % of a processor (BenchmarkBeats),
+// and of any number of nodes one watches 17 on average at most (TestWatchesFew). The price is that many addresses are
+// no more evenly spread than 128 would be.
 const orders = 128
 
 // Rank orders nodes by rendezvous hashing for an address: each node's number follows from its name and the address

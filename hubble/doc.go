@@ -15,6 +15,6 @@
 // # Bounds
 //
 // A call costs a goroutine, a Reader and, while it looks for the last n, n events that match. There are MostCalls at
-// once, of which one more is told so; connections beyond MostConnections are closed. A client that reads slowly loses the oldest events, and is told
-// how many; one that reads nothing for rpc.Patience is cut off.
+// once, of which one more is told so; connections beyond MostConnections are closed. A client that reads slowly loses
+// the oldest events, and is told how many; one that reads nothing for rpc.Patience is cut off.
 package hubble

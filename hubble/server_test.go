@@ -222,7 +222,8 @@ func TestWhichFlows(t *testing.T) {
 	first := func(m *message) { m.number(9, 1) }
 	since := func(n int64) func(*message) { return func(m *message) { m.time(7, time.Unix(n, 0)) } }
 	until := func(n int64) func(*message) { return func(m *message) { m.time(8, time.Unix(n, 0)) } }
-	dropped := func(m *message) { m.inside(5, func(m *message) { *m = protowire.AppendVarint(*m, uint64(Dropped)) }) } // packed
+	// The field is packed.
+	dropped := func(m *message) { m.inside(5, func(m *message) { *m = protowire.AppendVarint(*m, uint64(Dropped)) }) }
 	pod := func(name string) func(*message) { return func(m *message) { m.text(2, name) } }
 	deny := func(m *message) { m.inside(5, dropped) }
 	for name, c := range map[string]struct {

@@ -159,7 +159,8 @@ func isName(want, name string) bool {
 
 // FlowReader brings the events of a FlowQuery; *recall.Reader is one.
 type FlowReader interface {
-	// Wait returns the next event. It returns false when ctx ends, and when there is none and the query does not follow.
+	// Wait returns the next event. It returns false when ctx ends, and when there is none and the query does not
+	// follow.
 	Wait(ctx context.Context) (Flow, bool)
 	// Next is Wait without waiting.
 	Next() (Flow, bool)

@@ -10,8 +10,8 @@
 // in messages of bounded length.
 //
 // "flows" with a query is answered by the first events that the query is for, and each further "flows" by those that
-// follow, with how many of them were lost so far: a client that asks too slowly loses the oldest. When there is none and
-// more may come, the answer comes after a second, without events.
+// follow, with how many of them were lost so far: a client that asks too slowly loses the oldest. When there is none
+// and more may come, the answer comes after a second, without events.
 //
 // Processes beside the agent that do a part of its work, the announcers, ask on another socket, and tell there how it
 // goes: "tell" brings rows of a table, as many as fit a message, and says whether more follow.

@@ -55,11 +55,11 @@ type part struct {
 	problems func() []Problem
 	// counters returns what the part counts. Counters get their names here and nowhere else.
 	counters func() counter.List
-	// drain lets what is under way finish until ctx ends, while all other parts go on. Drain calls it before Close closes
-	// anything, those of all parts at the same time.
+	// drain lets what is under way finish until ctx ends, while all other parts go on. Drain calls it before Close
+	// closes anything, those of all parts at the same time.
 	drain func(ctx context.Context)
-	// drainLast is drain for a part whose new clients have no socket in which they could wait for the next Node: it comes
-	// after the drains of all parts, and has less time, so that those clients need not try for long.
+	// drainLast is drain for a part whose new clients have no socket in which they could wait for the next Node: it
+	// comes after the drains of all parts, and has less time, so that those clients need not try for long.
 	drainLast func(ctx context.Context)
 	close     func()
 }

@@ -127,8 +127,9 @@ func (l ingressLaw) For(client netip.Addr) ingress.Judge {
 	return ingressLawFor{l.tables, l.node.path, packet.AddrFrom(client), endOf(&from)}
 }
 
-// ingressLawFor is an ingressLaw for one client. Who has an endpoint's address can change under the same Tables, as when
-// a pod is attached. What was forbidden before may stay so until the next Tables, which come with the pod's status.
+// ingressLawFor is an ingressLaw for one client. Who has an endpoint's address can change under the same Tables, as
+// when a pod is attached. What was forbidden before may stay so until the next Tables, which come with the pod's
+// status.
 type ingressLawFor struct {
 	tables *audit.Tables
 	path   *netstack.Path

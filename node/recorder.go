@@ -66,8 +66,8 @@ func (r *recorder) counters() counter.List {
 	}
 }
 
-// Rule says which rule of a policy decided, by the number that a record of the flow log has; "" if there is no such rule
-// any more.
+// Rule says which rule of a policy decided, by the number that a record of the flow log has; "" if there is no such
+// rule any more.
 func (n *Node) Rule(rule uint64) string {
 	if t := n.policy.Load(); t != nil && rule != 0 {
 		return t.Describe(rule)

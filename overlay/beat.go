@@ -7,7 +7,8 @@ import (
 
 // A beat is a probe that asks a peer whether it can take over addresses. Its echo has the path 0, which no other probe
 // has. A Mesh answers beats only while it is willing; one of an earlier version always does. A beat may say that the
-// peer is passed over for the time being, although it answers (flagPasses); one of an earlier version does not read that.
+// peer is passed over for the time being, although it answers (flagPasses); one of an earlier version does not read
+// that.
 
 // BeatEvery is the time between two beats to a peer. It is a part of how long an agent that starts again is silent.
 const BeatEvery = 50 * time.Millisecond

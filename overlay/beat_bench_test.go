@@ -19,9 +19,9 @@ func used(t testing.TB) time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// BenchmarkBeats measures what it costs a node to watch so many others and to be watched by as many: a Mesh watches them
-// for a second each time, over UDP on loopback with WireGuard's work, and as they are in the same process, each question
-// and each answer is both sent and received. What all of them need when nothing is watched is left out.
+// BenchmarkBeats measures what it costs a node to watch so many others and to be watched by as many: a Mesh watches
+// them for a second each time, over UDP on loopback with WireGuard's work, and as they are in the same process, each
+// question and each answer is both sent and received. What all of them need when nothing is watched is left out.
 func BenchmarkBeats(b *testing.B) {
 	for _, n := range []int{1, 10, 50, 200} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -35,8 +35,8 @@ func TestBeats(t *testing.T) {
 	await.Until(t, "nobody to be watched", func() bool { return len(a.Beats()) == 0 })
 }
 
-// A peer learns with the next beat that it is passed over, answers all the same, and learns with the next one that it is
-// not any longer.
+// A peer learns with the next beat that it is passed over, answers all the same, and learns with the next one that it
+// is not any longer.
 func TestPassedOver(t *testing.T) {
 	a, b := pair(t, nil)
 	watched := b.as(b.loopback())

@@ -109,8 +109,8 @@ func (s *Speaker) Set(turns []announce.Turn, on func(*announce.Turn) []string, n
 			wanted[p] = true
 			if c := s.claims[p]; c != nil {
 				c.Services = t.Services
-				// A node that rests may announce the address all the same, as one of an earlier version does, and clients
-				// go there. When it is gone they have to hear of this one again.
+				// A node that rests may announce the address all the same, as one of an earlier version does, and
+				// clients go there. When it is gone they have to hear of this one again.
 				if c.State == announce.Announced && slices.ContainsFunc(s.turns[t.Addr].Resting, func(node string) bool { return slices.Contains(t.Silent, node) && !slices.Contains(t.Resting, node) }) {
 					c.said, c.next = 0, now
 				}

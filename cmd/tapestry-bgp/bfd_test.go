@@ -85,7 +85,8 @@ func TestBFD(t *testing.T) {
 
 // sessions returns what the agent knows of the announcer's sessions, by router.
 func (w *world) sessions() map[string]announce.Session {
-	rows, _ := localapi.Sessions.Ask(w.t.Context(), &localapi.Client{Path: filepath.Join(w.dir, "agent.sock")}) // none when it is busy
+	// There are none when it is busy.
+	rows, _ := localapi.Sessions.Ask(w.t.Context(), &localapi.Client{Path: filepath.Join(w.dir, "agent.sock")})
 	list := map[string]announce.Session{}
 	for _, s := range rows {
 		list[s.Peer] = s

@@ -34,8 +34,8 @@ const nodes = `
 {apiVersion: tapestry.dev/v1alpha1, kind: BGPPeer, metadata: {name: tor}, spec: {address: 203.0.113.1, peerASN: 64512, myASN: 65000, nodeSelector: {matchLabels: {rack: a}}}}
 `
 
-// TestStandingsOfOddNames: an object of a cluster-scoped kind that was given a namespace, as files may give it, stands as
-// the others do.
+// TestStandingsOfOddNames: an object of a cluster-scoped kind that was given a namespace, as files may give it, stands
+// as the others do.
 func TestStandingsOfOddNames(t *testing.T) {
 	ref := kube.Ref{Kind: "BGPPeer", Namespace: "odd", Name: "tor"}
 	p := &v1alpha1.BGPPeer{Spec: v1alpha1.BGPPeerSpec{Address: "203.0.113.1", PeerASN: 64512, MyASN: 65000}}

@@ -4,12 +4,12 @@
 // # What is watched
 //
 // One client-go reflector watches each kind: Services, EndpointSlices, Nodes, the Pods of this node, Ingresses and
-// their classes, ServiceCIDRs, NetworkPolicies, ClusterNetworkPolicies; and while there are policies, Namespaces and the
-// Pods of all other nodes, of which only what policies look at is kept (kube.OtherPod). Each Secret that an Ingress
-// served here refers to has a watch of its own; users decide how many there are, so requests for them are paced (package
-// turns). Of a kind with two versions, the older is asked for where the server does not know the newer. Objects are
-// reduced to what Tapestry uses as they arrive. Lists come as a stream where the server can do that (KEP-3157), else in
-// pages. Nothing is polled.
+// their classes, ServiceCIDRs, NetworkPolicies, ClusterNetworkPolicies; and while there are policies, Namespaces and
+// the Pods of all other nodes, of which only what policies look at is kept (kube.OtherPod). Each Secret that an Ingress
+// served here refers to has a watch of its own; users decide how many there are, so requests for them are paced
+// (package turns). Of a kind with two versions, the older is asked for where the server does not know the newer.
+// Objects are reduced to what Tapestry uses as they arrive. Lists come as a stream where the server can do that
+// (KEP-3157), else in pages. Nothing is polled.
 //
 // A Cluster begins with the last snapshot of the agent before, which is kept on disk (package saved). No other is
 // delivered before every kind has been read once, so a restart never blanks a node. Secrets are waited for during three

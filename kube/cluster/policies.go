@@ -41,8 +41,8 @@ func newPolicies(touch func(), wait, rest time.Duration) policies {
 	return policies{gate: newGate(), touch: touch, wait: wait, rest: rest}
 }
 
-// admit takes the policies out of objs that wait for what is unread. The first snapshot waits with them, if one of them is
-// enforced: then admit returns what is missing.
+// admit takes the policies out of objs that wait for what is unread. The first snapshot waits with them, if one of them
+// is enforced: then admit returns what is missing.
 func (p *policies) admit(objs *kube.Objects, unread []string, delivered bool) (missing []string) {
 	p.withheld, p.without = nil, nil
 	if len(objs.NetworkPolicies)+len(objs.ClusterNetworkPolicies) == 0 {

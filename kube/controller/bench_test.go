@@ -48,7 +48,8 @@ func announced(objs kube.Objects, n int) kube.Objects {
 		}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%04d", i), Labels: map[string]string{"rack": fmt.Sprint(rack), corev1.LabelHostname: fmt.Sprint(i)}}}
 		if i%10 == 0 {
-			text, _ := json.Marshal([]kube.Problem{noSession(node.Name, fmt.Sprintf("tor-%d-0", rack), "no session")}) // only strings
+			// There are only strings in it, so there is no error.
+			text, _ := json.Marshal([]kube.Problem{noSession(node.Name, fmt.Sprintf("tor-%d-0", rack), "no session")})
 			node.Annotations = map[string]string{kube.ProblemsAnnotation: string(text)}
 		}
 		objs.Nodes = append(objs.Nodes, node)
@@ -96,8 +97,8 @@ func benchmarkDecide(b *testing.B, before func(kube.Objects) kube.Objects) {
 }
 
 // BenchmarkDecideAnnounced decides anew about 1,000 Services, of which every tenth is a load balancer or each of them
-// is, in clusters of that many nodes that announce them: while these stay, when the announcements are decided about anew,
-// and, to compare, about all but the announcements.
+// is, in clusters of that many nodes that announce them: while these stay, when the announcements are decided about
+// anew, and, to compare, about all but the announcements.
 func BenchmarkDecideAnnounced(b *testing.B) {
 	for _, nodes := range []int{10, 100, 1000} {
 		for name, every := range map[string]int{"a tenth": 10, "all": 1} {

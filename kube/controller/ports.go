@@ -17,7 +17,8 @@ const PortsServedCondition = "tapestry.dev/PortsServed"
 // PortsServed sets the condition PortsServedCondition of Services, by what the Nodes say of their own hosts in their
 // annotation. It returns a new snapshot with changed copies of the Services that have another condition.
 func PortsServed(objs kube.Objects, now time.Time) kube.Objects {
-	said := reports(objs.Nodes, "Service", kube.PortNotServed, func(kube.Ref, string) bool { return true }) // each listens
+	// Each node listens, and so each is heard.
+	said := reports(objs.Nodes, "Service", kube.PortNotServed, func(kube.Ref, string) bool { return true })
 	told := func(svc *corev1.Service) bool {
 		return meta.FindStatusCondition(svc.Status.Conditions, PortsServedCondition) != nil
 	}

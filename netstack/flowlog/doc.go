@@ -5,8 +5,8 @@
 // # The ring
 //
 // A writer takes the next position by one atomic addition, and so a slot: the position modulo the number of slots. A
-// slot's state says of which position its record is, and whether that is still being written. The writer claims the slot
-// by changing the state, writes the record's words, and changes the state again.
+// slot's state says of which position its record is, and whether that is still being written. The writer claims the
+// slot by changing the state, writes the record's words, and changes the state again.
 //
 //	position  ... 12   13   14   15   16            the slot of 16 is that of 12, whose record is lost then
 //	state         done done done writing -

@@ -104,8 +104,8 @@ func (p *Path) Ended(e flow.Entry, was flow.Info) {
 // precise is for how many seconds microseconds fit 32 bits.
 const precise = math.MaxUint32 / 1_000_000
 
-// land completes the record of a flow's end with what was known of its flight, and forgets that. A flow that has another
-// ref since (flow.Table.SetVia) is known no more.
+// land completes the record of a flow's end with what was known of its flight, and forgets that. A flow that has
+// another ref since (flow.Table.SetVia) is known no more.
 func (p *Path) land(r *flowlog.Record, fl *flight, was *flow.Info) {
 	began := fl.began.Load()
 	switch {

@@ -46,7 +46,8 @@ func TestCostOfNames(t *testing.T) {
 	}
 	list[7].Labels = law.Labels{label("pod", "7")}
 	table := new(Compiler).Compile(Config{Policies: []*Policy{one(r)}, Own: []*Pod{own("a", "own")}, Others: roll.From(list)})
-	if _, n := table.policies.of["a"].reading.Len(); n > 3 { // those of b, the one that is mentioned, and the node's own
+	// There are those of b, the one that is mentioned, and the node's own.
+	if _, n := table.policies.of["a"].reading.Len(); n > 3 {
 		t.Errorf("%d kinds of pods were looked at", n)
 	}
 }

@@ -111,7 +111,8 @@ func TestWhoIsNotKnown(t *testing.T) {
 	}
 }
 
-// withCluster adds n policies of the cluster for all pods, of as many rules, with ports, ranges and labels of their own.
+// withCluster adds n policies of the cluster for all pods, of as many rules, with ports, ranges and labels of their
+// own.
 func withCluster(c Config, n int) Config {
 	c.Namespaces = []*Namespace{{"a", nil}}
 	for i := range n {
@@ -139,8 +140,8 @@ func pickTier(i int) tiers.Tier {
 	return tiers.Baseline
 }
 
-// BenchmarkJudgeCluster judges a new flow as BenchmarkJudge does, and 100 policies of the cluster with 100 rules for each
-// direction come before.
+// BenchmarkJudgeCluster judges a new flow as BenchmarkJudge does, and 100 policies of the cluster with 100 rules for
+// each direction come before.
 func BenchmarkJudgeCluster(b *testing.B) {
 	table := new(Compiler).Compile(withCluster(large(1000, 10_000), 100))
 	for name, f := range flowsOf {
@@ -153,8 +154,8 @@ func BenchmarkJudgeCluster(b *testing.B) {
 	}
 }
 
-// BenchmarkCompileCluster compiles 100 policies of the cluster with 100 rules for each direction, for 10,000 other pods,
-// and then changes one.
+// BenchmarkCompileCluster compiles 100 policies of the cluster with 100 rules for each direction, for 10,000 other
+// pods, and then changes one.
 func BenchmarkCompileCluster(b *testing.B) {
 	c := withCluster(large(0, 10_000), 100)
 	b.Run("all", func(b *testing.B) {

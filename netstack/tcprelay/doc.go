@@ -55,8 +55,8 @@
 // # Who is behind a socket
 //
 // A server of the host itself sees an address of the host as the client of a pod's connection. The Relay knows which
-// pod it is (Behind) before the pod is told that the connection is open. So a server that has read something of a client
-// knows who says it. Until then the server may see a connection of which nobody is known.
+// pod it is (Behind) before the pod is told that the connection is open. So a server that has read something of a
+// client knows who says it. Until then the server may see a connection of which nobody is known.
 //
 // # How it ends
 //

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// What is packed for whoever is asked for help says how the node is, and no secret of it: neither its own key nor that of
-// an Ingress.
+// What is packed for whoever is asked for help says how the node is, and no secret of it: neither its own key nor that
+// of an Ingress.
 func TestBugReport(t *testing.T) {
 	secret, err := lab.TLSSecret("web", "a.example")
 	if err != nil {

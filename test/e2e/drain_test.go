@@ -186,7 +186,8 @@ func (h halves) finish(t *testing.T, before func()) (wrong []string) {
 	}
 	before()
 	got := decode[string](t, h.dns.end(t))
-	if b, err := hex.DecodeString(got); err != nil || len(b) < 4 || string(b[2:4]) != "\x00\x02" { // after the length, the number
+	// The number comes after the length.
+	if b, err := hex.DecodeString(got); err != nil || len(b) < 4 || string(b[2:4]) != "\x00\x02" {
 		wrong = append(wrong, fmt.Sprintf("DNS got %q", got))
 	}
 	return wrong

@@ -49,7 +49,7 @@ func TestClusterNetworkPolicy(t *testing.T) {
 			{client, "tcp", far, true}, {other, "tcp", far, false},
 		}},
 		{"Baseline alone", clusterPolicyYAML("default", "Baseline", 10, "far", "ingress: ["+deny+"]"), []check{
-			{client, "tcp", far, false}, {other, "tcp", far, false}, {client, "tcp", near, true}, {outside, "tcp", port, true}, // which no rule names
+			{client, "tcp", far, false}, {other, "tcp", far, false}, {client, "tcp", near, true}, {outside, "tcp", port, true},
 		}},
 		{"the smaller priority, and a port by its name", clusterPolicyYAML("all", "Admin", 20, "far", "ingress: ["+deny+"]") +
 			clusterPolicyYAML("line", "Admin", 10, "far", "ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: tcp-line}]}]"), []check{

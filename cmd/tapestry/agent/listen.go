@@ -22,7 +22,8 @@ func (c *agentConfig) listensApart() error {
 	return nil
 }
 
-// ingressPorts returns the ports at which Ingress is served, none where it is not, and nil where net.Listen chooses one.
+// ingressPorts returns the ports at which Ingress is served, none where it is not, and nil where net.Listen chooses
+// one.
 func (c *agentConfig) ingressPorts() []uint16 {
 	ports := []uint16{}
 	for _, addr := range []string{c.ingressHTTP, c.ingressHTTPS} {

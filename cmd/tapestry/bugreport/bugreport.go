@@ -1,6 +1,6 @@
-// Package bugreport packs what an agent, and the machine that it is on, tell of themselves into one archive, for whoever
-// is asked for help. It asks what "tapestry status" and "tapestry doctor" ask, reads no file that holds a secret, and
-// takes out what looks like one all the same.
+// Package bugreport packs what an agent, and the machine that it is on, tell of themselves into one archive, for
+// whoever is asked for help. It asks what "tapestry status" and "tapestry doctor" ask, reads no file that holds a
+// secret, and takes out what looks like one all the same.
 package bugreport
 
 import (
@@ -27,8 +27,8 @@ type part struct {
 	write func(ctx context.Context, w io.Writer) error
 }
 
-// pack writes an archive of parts to w, as tar in gzip, below a directory. A part that fails costs no other: contents.txt
-// says what is missing and why. The error is that of w or ctx.
+// pack writes an archive of parts to w, as tar in gzip, below a directory. A part that fails costs no other:
+// contents.txt says what is missing and why. The error is that of w or ctx.
 func pack(ctx context.Context, w io.Writer, directory string, now time.Time, parts []part) error {
 	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)

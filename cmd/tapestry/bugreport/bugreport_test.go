@@ -135,7 +135,8 @@ func agent(t *testing.T) string {
 		return localapi.Node{Name: "n1", Version: "v1", Source: "manifests"}
 	}, Tables: []localapi.Source{
 		filled(localapi.Peers), filled(localapi.Pods), filled(localapi.Frontends), filled(localapi.Problems), filled(localapi.Policies), filled(localapi.StagedFlows), filled(localapi.DescriptorShares),
-		filled(localapi.Turns), filled(localapi.Claims), filled(localapi.Sessions), filled(localapi.Counters), // and no routes
+		filled(localapi.Turns), filled(localapi.Claims), filled(localapi.Sessions), filled(localapi.Counters),
+		// There are no routes.
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

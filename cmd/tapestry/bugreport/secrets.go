@@ -2,7 +2,8 @@ package bugreport
 
 import "regexp"
 
-// secrets are texts of which some part is not for others, and what takes their place. They are looked for in this order.
+// secrets are texts of which some part is not for others, and what takes their place. They are looked for in this
+// order.
 var secrets = []struct {
 	pattern *regexp.Regexp
 	instead string
@@ -19,8 +20,8 @@ var secrets = []struct {
 	{regexp.MustCompile(`(?i)((?:pass(?:word|wd|phrase)|secret|token|private-?_?key|preshared-?_?key|api-?_?key)\\?"?\s*[=:]\s*)(\\"[^"\\]*\\"|"(?:[^"\\]|\\.)*"|[^\s,;}"]+)`), "$1(left out)"},
 }
 
-// withoutSecrets returns text without what looks like a password, a token or a private key. It is the second guard: what
-// is packed is chosen so that none is in it.
+// withoutSecrets returns text without what looks like a password, a token or a private key. It is the second guard:
+// what is packed is chosen so that none is in it.
 func withoutSecrets(text []byte) []byte {
 	for _, s := range secrets {
 		text = s.pattern.ReplaceAll(text, []byte(s.instead))

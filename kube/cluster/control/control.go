@@ -1,10 +1,10 @@
 // Package control reads what is decided about once for a whole cluster, and writes the decisions: the status of
 // Services, Ingresses and Tapestry's own kinds.
 //
-// It keeps nothing but whose turn it is to be written. A decision is a function of the objects as they are, so a process that takes over from another goes
-// on where that one was. A status is written only over the version of the object from which it follows. So of two
-// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew. They can
-// give one address to two Services for a moment; the older keeps it.
+// It keeps nothing but whose turn it is to be written. A decision is a function of the objects as they are, so a
+// process that takes over from another goes on where that one was. A status is written only over the version of the
+// object from which it follows. So of two processes that both believe that they lead, one is refused, reads what the
+// other wrote, and decides anew. They can give one address to two Services for a moment; the older keeps it.
 package control
 
 import (

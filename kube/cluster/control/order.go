@@ -23,8 +23,8 @@ type order struct {
 	namespaces map[string]uint64
 }
 
-// An order remembers rememberLeast objects and namespaces, and rememberTimes as many as there are changes: of those that
-// change all the time it has to know all.
+// An order remembers rememberLeast objects and namespaces, and rememberTimes as many as there are changes: of those
+// that change all the time it has to know all.
 const (
 	rememberLeast = 1000
 	rememberTimes = 4

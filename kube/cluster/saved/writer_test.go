@@ -267,8 +267,8 @@ func writable(t *testing.T, dir string, is bool) {
 }
 
 // TestCannotWritePolicies: when policies have changed and the disk does not take it, no older state stays: it makes the
-// room, or there is none. What of it judges nobody stays, and so does what is on a disk that takes nothing at all, which
-// is told. All of it ends by itself.
+// room, or there is none. What of it judges nobody stays, and so does what is on a disk that takes nothing at all,
+// which is told. All of it ends by itself.
 func TestCannotWritePolicies(t *testing.T) {
 	policy := func(name string) *networkingv1.NetworkPolicy {
 		p := &networkingv1.NetworkPolicy{}

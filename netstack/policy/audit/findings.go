@@ -29,8 +29,8 @@ type Finding struct {
 // Found is a Finding, and how often it was made.
 type Found struct {
 	Finding
-	// Begun counts flows that began, Standing how often one that stood was judged after who may talk to whom had changed.
-	// A flow that is denied begins with each packet that tries.
+	// Begun counts flows that began, Standing how often one that stood was judged after who may talk to whom had
+	// changed. A flow that is denied begins with each packet that tries.
 	Begun, Standing uint64
 	First, Last     time.Time
 }

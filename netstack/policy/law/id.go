@@ -3,8 +3,8 @@ package law
 import "fmt"
 
 // ID is what a rule is known by outside: the serial number of its policy, whether that is one of the cluster, the
-// direction, and its index there from 1 on. With the index 0 it is the policy itself. No rule has the ID 0, since serial
-// numbers begin with 1.
+// direction, and its index there from 1 on. With the index 0 it is the policy itself. No rule has the ID 0, since
+// serial numbers begin with 1.
 type ID uint64
 
 const (

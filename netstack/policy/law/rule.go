@@ -46,8 +46,8 @@ type NamedPort struct {
 // each range and port.
 type Size struct {
 	Rules int
-	// Selectors are the parties of rules that are pods or nodes, and the requirements of their selectors, where one with
-	// several values counts as many.
+	// Selectors are the parties of rules that are pods or nodes, and the requirements of their selectors, where one
+	// with several values counts as many.
 	Selectors int
 	// Ranges are those that rules name, and those that they except.
 	Ranges int

@@ -12,13 +12,13 @@
 //
 // # How it is compiled
 //
-// All rules of a tier are one Law (package law), in which their numbers are their precedence. A pod has the set of those
-// that are for it, and the first bit of one intersection is the rule that decides.
+// All rules of a tier are one Law (package law), in which their numbers are their precedence. A pod has the set of
+// those that are for it, and the first bit of one intersection is the rule that decides.
 //
 // # What is not known
 //
 // Rules do not only permit, so that whoever is not known cannot be taken for somebody whom no rule names: a Deny would
 // not be for him. Where a rule comes first that names pods, and may be for him, nothing is decided, and the flow waits
-// until it is known who he is. Of a pod whose namespace is not known that is where the namespace's labels matter. Such a
-// pod is itself not known as long as a policy may be for it, or not.
+// until it is known who he is. Of a pod whose namespace is not known that is where the namespace's labels matter. Such
+// a pod is itself not known as long as a policy may be for it, or not.
 package tiers

@@ -46,8 +46,8 @@ type code struct {
 // numbers are those from first on that are smaller than end.
 type numbers struct{ first, end int }
 
-// Of returns policies, none of which is twice in the list, in a World; nil for none. What is the same as in before, which
-// may be nil, is not compiled again, and policies that go on keep their IDs.
+// Of returns policies, none of which is twice in the list, in a World; nil for none. What is the same as in before,
+// which may be nil, is not compiled again, and policies that go on keep their IDs.
 func Of(list []*Policy, w World, before *Tiers) *Tiers {
 	if len(list) == 0 {
 		return nil
