@@ -1,6 +1,6 @@
 // Package hubble shows flows as Hubble does, so that its tools can be used with Tapestry: the commands hubble observe
-// and hubble status, and whatever else asks an observer.Observer. It knows nothing of where flows come from: whoever
-// serves them has a Source.
+// and hubble status, and whatever else asks an observer.Observer. The Server knows nothing of where flows come from: Log
+// is the Source that reads what an agent tells. No agent serves it yet.
 //
 // The messages are those of github.com/cilium/cilium/api/v1 (flow, observer), and those of gRPC's health checking. Only
 // their numbers are used here: messages are written and read field by field, as protocol buffers are on the
@@ -14,7 +14,7 @@
 //
 // # Bounds
 //
-// A call costs a goroutine, a Reader and, while it looks for the last n, n events that match. There are MostCalls at
+// A call costs a goroutine and a Reader, which holds all events of the log when it begins. There are MostCalls at
 // once, of which one more is told so; connections beyond MostConnections are closed. A client that reads slowly loses
 // the oldest events, and is told how many; one that reads nothing for rpc.Patience is cut off.
 package hubble

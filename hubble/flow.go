@@ -147,7 +147,7 @@ const (
 	Answer
 )
 
-// Reason is a flow.DropReason. Its numbers are fixed; docs/flows.md has the list.
+// Reason is a flow.DropReason. Its numbers are fixed; reasons has ours.
 type Reason uint32
 
 // The reasons that have a counterpart here.

@@ -15,7 +15,7 @@ type Flow struct {
 	Time time.Time `json:"time"`
 	Node string    `json:"node"`
 	// Event is what happened: begun, ended, refused (its sender was told), dropped (its sender was not told), resolved
-	// (cluster DNS answered) or served (Ingress did).
+	// (cluster DNS answered), and later served (Ingress did).
 	Event   string  `json:"event"`
 	Verdict Verdict `json:"verdict"`
 	// Reason is why it was refused or dropped, as tapestry_drops_total has it. Policy says which rule decided.
@@ -60,7 +60,7 @@ type Verdict string
 const (
 	Forwarded Verdict = "forwarded"
 	Lost      Verdict = "dropped"
-	Audited   Verdict = "audit" // forwarded, but a staged policy would have dropped it
+	Audited   Verdict = "audit" // forwarded, but a staged policy would have dropped it; no agent says it yet
 )
 
 // FlowEnd is who was at an end of a flow.

@@ -62,7 +62,7 @@ spec:
 			t.Fatal(err)
 		}
 	}
-	contains(t, all.String(), "status.txt: whole", "tables/frontends.json: whole", "logs/1-agent.log: whole", "default/near", "the node is ready")
+	contains(t, all.String(), "status.txt: whole", "tables/frontends.json: whole", "flows.json: whole", "logs/1-agent.log: whole", "default/near", "the node is ready")
 	looked := 0
 	for _, secret := range secrets {
 		if len(secret) < 20 {

@@ -166,14 +166,7 @@ func TestStagedPolicies(t *testing.T) {
 		return false
 	}
 	await.Until(t, "what would be denied is told", told)
-	before := nodeOf(c.status(t), "node-2").PID
-	if err := c.KillAgent(c.ctx, "node-2", syscall.SIGKILL, false); err != nil {
-		t.Fatal(err)
-	}
-	c.until(t, "another agent is ready", func(st *lab.Status) bool {
-		n := nodeOf(st, "node-2")
-		return n.PID != before && n.Agent == "ready"
-	})
+	c.killed(t, "node-2")
 	await.Until(t, "what would be denied is told again", told)
 	goes.unharmed(t)
 	if e := c.explain(t, "node-1", "client", "far:9000"); e.Verdict != "permitted" || e.Would != "dropped" || e.To.Staged.Rule != "ClusterNetworkPolicy lockdown ingress[0]" {
@@ -251,16 +244,8 @@ func TestPolicyOverRestarts(t *testing.T) {
 	ingress, egress := c.begin(t, lab.Pod("blue/guest"), "tries", far), c.begin(t, lab.Pod("other"), "tries", near)
 	goes := c.talk(t, lab.Pod("client"), far)
 	for range 3 {
-		for _, node := range []string{"node-1", "node-2"} {
-			before := nodeOf(c.status(t), node).PID
-			if err := c.KillAgent(c.ctx, node, syscall.SIGKILL, false); err != nil {
-				t.Fatal(err)
-			}
-			c.until(t, "another agent is ready", func(st *lab.Status) bool {
-				n := nodeOf(st, node)
-				return n.PID != before && n.Agent == "ready"
-			})
-		}
+		c.killed(t, "node-1")
+		c.killed(t, "node-2")
 	}
 	for what, h := range map[string]*helper{"ingress": ingress, "egress": egress} {
 		counts := decode[[2]int](t, h.end(t))

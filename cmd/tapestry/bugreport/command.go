@@ -20,6 +20,9 @@ import (
 // askTime is how long one part may take.
 const askTime = 30 * time.Second
 
+// lastFlows is how many events of flows are packed.
+const lastFlows = 2000
+
 // Command is "tapestry bugreport".
 func Command() *cli.Command {
 	var socket, to string
@@ -79,6 +82,9 @@ func collect(socket string) []part {
 		{"node.json", func(ctx context.Context, w io.Writer) error {
 			n, err := client.Node(ctx)
 			return errors.Join(err, output.JSON(w, n))
+		}},
+		{"flows.json", func(ctx context.Context, w io.Writer) error {
+			return client.Flows(ctx, localapi.FlowQuery{Last: lastFlows}, func(f *localapi.Flow, _ uint64) error { return output.JSONLine(w, f) })
 		}},
 	}
 	for _, t := range localapi.All {

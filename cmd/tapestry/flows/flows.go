@@ -3,7 +3,6 @@ package flows
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -35,7 +34,7 @@ func Command() *cli.Command {
 			&cli.StringSliceFlag{Name: "namespace", Usage: "of `NAMESPACE`, at either end"},
 			&cli.StringSliceFlag{Name: "service", Usage: "to the Service `[NAMESPACE/]NAME`"},
 			&cli.StringSliceFlag{Name: "event", Usage: "`EVENT`: begun, ended, refused, dropped or resolved"},
-			&cli.StringSliceFlag{Name: "verdict", Usage: "`VERDICT`: forwarded, dropped or audit"},
+			&cli.StringSliceFlag{Name: "verdict", Usage: "`VERDICT`: forwarded or dropped"},
 			&cli.StringSliceFlag{Name: "reason", Usage: "refused or dropped for `REASON`, as tapestry_drops_total has it"},
 			&cli.StringSliceFlag{Name: "protocol", Usage: "`PROTOCOL`: tcp, udp, sctp, icmp, icmpv6 or a number"},
 			&cli.IntSliceFlag{Name: "port", Usage: "`PORT` of either end, or of the Service"},
@@ -47,11 +46,7 @@ func Command() *cli.Command {
 			if q.Filter, err = filter(ctx); err != nil {
 				return err
 			}
-			err = show(ctx.Context, &localapi.Client{Path: socket}, q, printer{out: ctx.App.Writer, told: ctx.App.ErrWriter, json: format == "json"})
-			if errors.Is(err, localapi.ErrUnavailable) {
-				return fmt.Errorf("%w: check that the agent runs on this node and that its --local-api is %s", err, socket)
-			}
-			return err
+			return status.Reachable(show(ctx.Context, &localapi.Client{Path: socket}, q, printer{out: ctx.App.Writer, told: ctx.App.ErrWriter, json: format == "json"}), socket)
 		},
 	}
 }

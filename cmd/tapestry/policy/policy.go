@@ -87,11 +87,8 @@ func explainCommand() *cli.Command {
 			if err == nil && len(rows) != 1 {
 				err = errors.New("the agent gave no answer")
 			}
-			if errors.Is(err, localapi.ErrUnavailable) {
-				return status.Reachable(err, socket)
-			}
 			if err != nil {
-				return err
+				return status.Reachable(err, socket)
 			}
 			e := &rows[0]
 			if err := output.Write(ctx.App.Writer, format, e, func(w io.Writer) error { printExplanation(w, e); return nil }); err != nil {

@@ -3,6 +3,7 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -83,8 +84,8 @@ func Print(ctx context.Context, w io.Writer, c *localapi.Client) error {
 
 // Reachable adds to an error what to check if the agent did not answer.
 func Reachable(err error, socket string) error {
-	if err == nil {
-		return nil
+	if !errors.Is(err, localapi.ErrUnavailable) {
+		return err
 	}
 	return fmt.Errorf("%w: check that the agent runs on this node and that its --local-api is %s", err, socket)
 }
